@@ -1,0 +1,111 @@
+"""What every verb shares: flags, the config file with its overrides, one-line errors."""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from deberta_jax.config import Config, flatten, freeze
+from deberta_jax.errors import UserError
+
+
+def run(verb: Callable, workdir: bool = True, needs_config: bool = True) -> None:
+    """Parses the command line, calls `verb(flags)`, and exits; a `UserError` is one line, status 2.
+
+    Args:
+        verb: the verb's main function; it gets absl's parsed flags.
+        workdir: whether there is a --workdir, which must then be given.
+        needs_config: whether there is a --config (with --config.a.b=c overrides).
+    """
+    if needs_config:
+        config_flags.DEFINE_config_file("config", None, "A recipe: a file in configs/.")
+    if workdir:
+        flags.DEFINE_string("workdir", None, "Directory of the run.")
+
+    def parse(arguments):
+        parsed = _one_line(lambda: _parse(arguments))
+        if needs_config and parsed.config is None:
+            _fail("--config is missing; it names a recipe, such as configs/quickstart.py")
+        if workdir and not parsed.workdir:
+            _fail("--workdir is missing; it names the directory of the run")
+        # Orbax and TFDS tell every step of theirs; --verbosity=0 shows it.
+        if parsed["verbosity"].using_default_value:
+            parsed.verbosity = logging.ERROR
+        return [sys.argv[0]]
+
+    app.run(lambda _: _one_line(lambda: verb(flags.FLAGS)), flags_parser=parse)
+
+
+def config(parsed) -> Config:
+    """The checked config that the command line gave."""
+    return freeze(parsed.config)
+
+
+def workdir(parsed) -> Path:
+    return Path(parsed.workdir).expanduser()
+
+
+def _parse(arguments):
+    try:
+        rest = flags.FLAGS(arguments, known_only=False)
+        if "config" in flags.FLAGS:  # an unreadable recipe is silent until it is looked at
+            getattr(flags.FLAGS["config"].value, "is_locked", None)
+    except UserError:
+        raise
+    except Exception as error:  # absl and ml_collections raise many kinds for one mistake
+        raise UserError(_explain(error, arguments)) from error
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is no flag; overrides look like --config.train.batch_size=64")
+    return flags.FLAGS
+
+
+def _explain(error: Exception, arguments) -> str:
+    """One line for a config file or an override that cannot be taken, with the nearest field."""
+    names = list(flatten(Config()))
+    for argument in arguments[1:]:
+        match = re.match(r"--?config=(.*)$", argument)
+        if match and not Path(match[1]).is_file():
+            return f"--config={match[1]}: there is no such file"
+    if raised := _raised_in_recipe(error):
+        return raised
+    for argument in arguments[1:]:
+        match = re.match(r"--?config\.([^=]+)(=(.*))?$", argument)
+        if match and match[1] not in names:
+            near = difflib.get_close_matches(match[1], names, 1, 0.3)
+            return f"config has no field {match[1]!r}; the nearest is {near[0]!r}" + (
+                f" (of {len(names)}; python -m deberta_jax.config lists them)" if near else ""
+            )
+        if match and match[1] in str(error):
+            kind = type(flatten(Config())[match[1]]).__name__
+            return f"--config.{match[1]}={match[3]}: it must be of type {kind}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _raised_in_recipe(error: BaseException | None) -> str | None:
+    """ "file:line: message" of what `get_config` raised; ml_collections and absl wrap it."""
+    while error:
+        place, trace = None, error.__traceback__
+        while trace:
+            if trace.tb_frame.f_code.co_name == "get_config":
+                place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+            trace = trace.tb_next
+        if place:
+            return f"{place}: {' '.join(str(error).split()) or type(error).__name__}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _one_line(function):
+    try:
+        return function()
+    except UserError as error:
+        _fail(str(error))
+
+
+def _fail(message: str):
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

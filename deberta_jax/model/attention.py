@@ -1,0 +1,125 @@
+"""Disentangled self-attention: projections of content and of relative positions."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deberta_jax.kernels import disentangled_attention
+from deberta_jax.kernels.attention import Relative
+from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.layers import bias, weight
+
+
+class DisentangledSelfAttention(nn.Module):
+    """Content and relative projections around `kernels.disentangled_attention` (paper, 3.1).
+
+    One kernel [E, 3, H, D] projects queries, keys and values in one matmul. Relative rows go
+    through its own query and key parts (`share_att_key`: v2, v3) or through projections of their
+    own (v1: the key's without bias).
+    """
+
+    config: ModelConfig
+    deterministic: bool = True
+
+    def setup(self):
+        c = self.config
+        heads = (c.num_attention_heads, c.head_size)
+        self.qkv_kernel = weight(
+            self, "qkv_kernel", c, (c.hidden_size, 3, *heads), ("embed", None, "heads", "head")
+        )
+        if c.model_type == "deberta":
+            q_bias = bias(self, "q_bias", c, heads, ("heads", "head"))
+            v_bias = bias(self, "v_bias", c, heads, ("heads", "head"))
+            self.qkv_bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])
+        else:
+            self.qkv_bias = bias(self, "qkv_bias", c, (3, *heads), (None, "heads", "head"))
+        self._setup_relative(heads)
+        self.relative_dropout = nn.Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
+
+    def _setup_relative(self, heads):
+        """Own projections of relative rows; v1 has no bias on the relative key."""
+        c = self.config
+        if c.share_att_key:
+            return
+        shape, axes = (c.hidden_size, *heads), ("embed", "heads", "head")
+        if "c2p" in c.pos_att_type:
+            self.pos_key_kernel = weight(self, "pos_key_kernel", c, shape, axes)
+            if c.model_type != "deberta":
+                self.pos_key_bias = bias(self, "pos_key_bias", c, heads, axes[1:])
+        if "p2c" in c.pos_att_type:
+            self.pos_query_kernel = weight(self, "pos_query_kernel", c, shape, axes)
+            self.pos_query_bias = bias(self, "pos_query_bias", c, heads, axes[1:])
+
+    def __call__(
+        self,
+        hidden_BLE: jax.Array,
+        segments_BL: jax.Array,
+        relative_RE: jax.Array | None,
+        distance_rows: np.ndarray | None,
+        queries_BPE: jax.Array | None = None,
+        query_positions_BP: jax.Array | None = None,
+    ) -> jax.Array:
+        """Attends from every token, or from `queries_BPE` alone, to the tokens of `hidden_BLE`.
+
+        Args:
+            hidden_BLE: what keys and values are made of.
+            segments_BL: document of each token; 0 is padding.
+            relative_RE: relative embeddings; None where no relative term is on.
+            distance_rows: the row of `relative_RE` of each distance, [2L - 1].
+            queries_BPE: other queries than `hidden_BLE` (the Enhanced Mask Decoder's).
+            query_positions_BP: where in the sequence those queries stand.
+
+        Returns:
+            [B, L, H, D], or [B, P, H, D] for `queries_BPE`.
+        """
+        c = self.config
+        if queries_BPE is None:
+            projected = jnp.einsum("BLE,ECHD->CBLHD", hidden_BLE, self.qkv_kernel)
+            query, key, value = projected + self.qkv_bias[:, None, None]
+            query_segments = segments_BL
+        else:
+            key, value = (
+                jnp.einsum("BLE,ECHD->CBLHD", hidden_BLE, self.qkv_kernel[:, 1:])
+                + self.qkv_bias[1:, None, None]
+            )
+            query = self._project(queries_BPE, 0)
+            query_segments = jnp.take_along_axis(segments_BL, query_positions_BP, axis=1)
+        rate = 0.0 if self.deterministic else c.attention_probs_dropout_prob
+        return disentangled_attention(
+            query,
+            key,
+            value,
+            self._relative(relative_RE, distance_rows),
+            query_segments,
+            segments_BL,
+            query_positions_BP,
+            dropout_rate=rate,
+            dropout_rng=self.make_rng("dropout") if rate else None,
+            implementation=c.attention,
+        )
+
+    def _project(self, x, part):
+        return jnp.einsum("...E,EHD->...HD", x, self.qkv_kernel[:, part]) + self.qkv_bias[part]
+
+    def _relative(self, relative_RE, distance_rows):
+        """Relative keys and queries of this layer, once for the whole batch."""
+        c = self.config
+        if not c.pos_att_type:
+            return None
+        relative_RE = self.relative_dropout(relative_RE)
+        key = query = None
+        if "c2p" in c.pos_att_type:
+            if c.share_att_key:
+                key = self._project(relative_RE, 1)
+            else:
+                key = jnp.einsum("RE,EHD->RHD", relative_RE, self.pos_key_kernel)
+                if c.model_type != "deberta":
+                    key += self.pos_key_bias
+        if "p2c" in c.pos_att_type:
+            if c.share_att_key:
+                query = self._project(relative_RE, 0)
+            else:
+                query = jnp.einsum("RE,EHD->RHD", relative_RE, self.pos_query_kernel)
+                query += self.pos_query_bias
+        return Relative(key, query, distance_rows)

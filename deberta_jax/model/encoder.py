@@ -1,0 +1,192 @@
+"""The encoder: embeddings, layers under one scan, and the last layer by itself.
+
+The last layer stands apart because pre-training never runs it over the whole sequence: the
+Enhanced Mask Decoder runs it over the masked tokens only.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deberta_jax.model.attention import DisentangledSelfAttention
+from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.layers import ACTIVATIONS, Dense, Embedding, bias, layer_norm, weight
+from deberta_jax.model.positions import distance_rows
+
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def constrain(x_BLE):
+    return nn.with_logical_constraint(x_BLE, ("batch", "length", "activation"))
+
+
+class Embeddings(nn.Module):
+    """Lookup -> (+ absolute positions) -> LayerNorm -> zero the padding -> dropout."""
+
+    config: ModelConfig
+    deterministic: bool = True
+
+    def setup(self):
+        c = self.config
+        self.word_embeddings = Embedding(c, c.vocab_size, ("vocab", "embed"))
+        if c.position_biased_input or c.decodes_with_emd:
+            self.position_embeddings = Embedding(c, c.max_position_embeddings, (None, "embed"))
+        self.norm = layer_norm(c)
+        self.dropout = nn.Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
+
+    def __call__(self, input_ids_BL, position_ids_BL, segments_BL):
+        hidden_BLE = self.word_embeddings(input_ids_BL)
+        if self.config.position_biased_input:
+            hidden_BLE += self.position_embeddings(position_ids_BL)
+        hidden_BLE = self.norm(hidden_BLE) * (segments_BL > 0)[..., None]
+        return constrain(self.dropout(hidden_BLE.astype(self.config.dtype)))
+
+
+class Layer(nn.Module):
+    """One post-norm Transformer layer. With `queries_BPE`, those are the residual stream."""
+
+    config: ModelConfig
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        hidden_BLE,
+        segments_BL,
+        relative_RE,
+        queries_BPE=None,
+        query_positions_BP=None,
+    ):
+        c = self.config
+        rows = distance_rows(c, segments_BL.shape[1], segments_BL.shape[1])
+        context = DisentangledSelfAttention(c, self.deterministic, name="attention")(
+            hidden_BLE, segments_BL, relative_RE, rows, queries_BPE, query_positions_BP
+        )
+        context = context.reshape(*context.shape[:2], c.hidden_size)
+        residual = hidden_BLE if queries_BPE is None else queries_BPE
+        dropout = nn.Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
+
+        output = Dense(c, c.hidden_size, ("heads", "embed"), name="attention_output")(context)
+        output = dropout(output)
+        residual = constrain(layer_norm(c, "attention_norm")(residual + output))
+
+        inner = Dense(c, c.intermediate_size, ("embed", "mlp"), name="intermediate")(residual)
+        inner = ACTIVATIONS[c.hidden_act](inner)
+        output = Dense(c, c.hidden_size, ("mlp", "embed"), name="output")(inner)
+        output = dropout(output)
+        return constrain(layer_norm(c, "output_norm")(residual + output))
+
+
+class Convolution(nn.Module):
+    """v2's convolution beside the first layer: LN(layer output + act(dropout(conv(embeddings)))).
+
+    A tap that falls on another document, or on padding, reads zero: packed documents stay apart.
+    """
+
+    config: ModelConfig
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(self, embeddings_BLE, layer_output_BLE, segments_BL):
+        c = self.config
+        taps = c.conv_kernel_size
+        shape = (taps, c.hidden_size, c.hidden_size)
+        kernel_TEF = weight(self, "kernel", c, shape, (None, "embed", None))
+        output = bias(self, "bias", c, (c.hidden_size,), ("norm",))
+        for tap in range(taps):
+            offset = tap - taps // 2
+            same = (_shifted(segments_BL, offset) == segments_BL)[..., None]
+            output += jnp.where(same, _shifted(embeddings_BLE, offset), 0) @ kernel_TEF[tap]
+        valid = (segments_BL > 0)[..., None]
+        dropout = nn.Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
+        output = ACTIVATIONS[c.conv_act](dropout(jnp.where(valid, output, 0)))
+        output = layer_norm(c, "norm")(layer_output_BLE + output)
+        return constrain(output * valid)
+
+
+def _shifted(x, offset):
+    """out[:, i] = x[:, i + offset], zero beyond the ends."""
+    length = x.shape[1]
+    padding = [(0, 0), (max(0, -offset), max(0, offset))] + [(0, 0)] * (x.ndim - 2)
+    start = max(0, offset)
+    return jnp.pad(x, padding)[:, start : start + length]
+
+
+class Encoder(nn.Module):
+    """Layers 1 to n - 1 (`until_last`) and the last one (`last_layer`).
+
+    Parameters: `layers`, stacked for the scan; `first_layer` and `convolution` where the model has
+    a convolution; `last_layer`; `relative_embeddings` (and `relative_norm`).
+    """
+
+    config: ModelConfig
+    deterministic: bool = True
+
+    def setup(self):
+        c, deterministic = self.config, self.deterministic
+        if c.pos_att_type:
+            self.relative_embeddings = Embedding(c, 2 * c.relative_span, (None, "embed"))
+            if c.norm_rel_ebd == "layer_norm":
+                self.relative_norm = layer_norm(c)
+        if c.conv_kernel_size:
+            self.first_layer = Layer(c, deterministic)
+            self.convolution = Convolution(c, deterministic)
+        layer = Layer
+        if c.remat != "none":
+            layer = nn.remat(Layer, policy=_REMAT_POLICIES[c.remat], prevent_cse=False)
+        if scanned := c.num_hidden_layers - 1 - bool(c.conv_kernel_size):
+            self.layers = nn.scan(
+                _ScannedLayer,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=nn.broadcast,
+                length=scanned,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )(c, deterministic, layer)
+        self.last_layer = layer(c, deterministic)
+
+    def relative(self):
+        """Relative embeddings [R, E], normalised where the model does; None without a term."""
+        c = self.config
+        if not c.pos_att_type:
+            return None
+        relative_RE = self.relative_embeddings.embedding
+        return self.relative_norm(relative_RE) if c.norm_rel_ebd == "layer_norm" else relative_RE
+
+    def until_last(self, embeddings_BLE, segments_BL):
+        """The hidden states after layer n - 1: what the last layer makes keys and values of."""
+        c = self.config
+        relative_RE, hidden_BLE = self.relative(), embeddings_BLE
+        if c.conv_kernel_size:
+            hidden_BLE = self.first_layer(hidden_BLE, segments_BL, relative_RE)
+            hidden_BLE = self.convolution(embeddings_BLE, hidden_BLE, segments_BL)
+        if c.num_hidden_layers - 1 - bool(c.conv_kernel_size):
+            hidden_BLE, _ = self.layers(hidden_BLE, segments_BL, relative_RE)
+        return hidden_BLE
+
+    def decode(self, hidden_BLE, segments_BL, queries_BPE, query_positions_BP):
+        """The last layer for `queries_BPE` only; keys and values are `hidden_BLE`'s."""
+        return self.last_layer(
+            hidden_BLE, segments_BL, self.relative(), queries_BPE, query_positions_BP
+        )
+
+    def __call__(self, embeddings_BLE, segments_BL):
+        """All layers over all tokens: the last hidden state, [B, L, E]."""
+        hidden_BLE = self.until_last(embeddings_BLE, segments_BL)
+        return self.last_layer(hidden_BLE, segments_BL, self.relative())
+
+
+class _ScannedLayer(nn.Module):
+    """A layer in the form of a scan's body: carry in, (carry, nothing) out."""
+
+    config: ModelConfig
+    deterministic: bool
+    layer: type[nn.Module]
+
+    @nn.compact
+    def __call__(self, hidden_BLE, segments_BL, relative_RE):
+        layer = self.layer(self.config, self.deterministic, name="layer")
+        return layer(hidden_BLE, segments_BL, relative_RE), None

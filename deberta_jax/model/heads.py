@@ -1,0 +1,120 @@
+"""Whole models: the bare one, and the one that predicts masked tokens."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.encoder import Embeddings, Encoder
+from deberta_jax.model.layers import ACTIVATIONS, Dense, bias, layer_norm
+
+# The released decoder applies the last layer twice.
+EMD_PASSES = 2
+
+
+class MaskedLMHead(nn.Module):
+    """Dense -> activation -> LayerNorm; the tied word embedding and a bias make the logits."""
+
+    config: ModelConfig
+
+    def setup(self):
+        c = self.config
+        self.dense = Dense(c, c.hidden_size, ("embed", None))
+        self.norm = layer_norm(c)
+        self.output_bias = bias(self, "bias", c, (c.vocab_size,), ("vocab",))
+
+    def __call__(self, hidden_BPE, word_embeddings):
+        hidden_BPE = self.norm(ACTIVATIONS[self.config.hidden_act](self.dense(hidden_BPE)))
+        logits = word_embeddings.attend(hidden_BPE) + self.output_bias
+        return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+
+
+class Deberta(nn.Module):
+    """The bare model. `apply` gives the last hidden state of every token."""
+
+    config: ModelConfig
+    deterministic: bool = True
+
+    def setup(self):
+        self.embeddings = Embeddings(self.config, self.deterministic)
+        self.encoder = Encoder(self.config, self.deterministic)
+
+    def __call__(
+        self,
+        input_ids_BL: jax.Array,
+        attention_mask_BL: jax.Array | None = None,
+        position_ids_BL: jax.Array | None = None,
+    ) -> jax.Array:
+        """The last hidden state, [B, L, E] in the compute type.
+
+        Args:
+            input_ids_BL: int32 tokens.
+            attention_mask_BL: int32, 0 for padding; other values name the document that a token
+                belongs to, and none sees another's. Ones where it is left out.
+            position_ids_BL: int32 place of each token in its document; read only by models with
+                absolute positions. 0 to L - 1 where it is left out.
+        """
+        return self.encode(input_ids_BL, attention_mask_BL, position_ids_BL)
+
+    def encode(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
+        """As `__call__` of the bare model, from any model that is built on it."""
+        segments_BL, positions_BL = with_defaults(input_ids_BL, attention_mask_BL, position_ids_BL)
+        embeddings_BLE = self.embeddings(input_ids_BL, positions_BL, segments_BL)
+        return self.encoder(embeddings_BLE, segments_BL)
+
+
+def with_defaults(input_ids_BL, attention_mask_BL, position_ids_BL):
+    """(segments, positions): one document from end to end, unless told otherwise."""
+    if attention_mask_BL is None:
+        attention_mask_BL = jnp.ones_like(input_ids_BL)
+    if position_ids_BL is None:
+        position_ids_BL = jnp.broadcast_to(jnp.arange(input_ids_BL.shape[1]), input_ids_BL.shape)
+    return jnp.asarray(attention_mask_BL), jnp.asarray(position_ids_BL)
+
+
+class DebertaForMaskedLM(Deberta):
+    """DeBERTa with the Enhanced Mask Decoder (paper, 3.2), computed at the masked tokens only.
+
+    Keys and values of the decoder are the hidden states after layer n - 1, which no query changes;
+    so each masked token's result is exactly what decoding every position would give, and the
+    ordinary last layer need not run. Without EMD, the ordinary last layer likewise runs for the
+    masked tokens only.
+    """
+
+    def setup(self):
+        super().setup()
+        self.lm_head = MaskedLMHead(self.config)
+
+    def __call__(
+        self,
+        input_ids_BL: jax.Array,
+        attention_mask_BL: jax.Array | None = None,
+        position_ids_BL: jax.Array | None = None,
+        masked_positions_BP: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits [B, P, V] of the tokens at `masked_positions_BP`, in the compute type.
+
+        Args:
+            input_ids_BL: int32 tokens, the masked ones replaced.
+            attention_mask_BL: as for the bare model.
+            position_ids_BL: as for the bare model; EMD reads it.
+            masked_positions_BP: int32 places in the sequence to decode. All of them, in order,
+                where it is left out.
+        """
+        segments_BL, positions_BL = with_defaults(input_ids_BL, attention_mask_BL, position_ids_BL)
+        if masked_positions_BP is None:
+            everywhere_L = jnp.arange(input_ids_BL.shape[1])
+            masked_positions_BP = jnp.broadcast_to(everywhere_L, input_ids_BL.shape)
+        embeddings_BLE = self.embeddings(input_ids_BL, positions_BL, segments_BL)
+        hidden_BLE = self.encoder.until_last(embeddings_BLE, segments_BL)
+        queries_BPE = jnp.take_along_axis(hidden_BLE, masked_positions_BP[..., None], axis=1)
+        passes = 1
+        if self.config.decodes_with_emd:
+            places_BP = jnp.take_along_axis(positions_BL, masked_positions_BP, axis=1)
+            queries_BPE += self.embeddings.position_embeddings(places_BP)
+            passes = EMD_PASSES
+        for _ in range(passes):
+            queries_BPE = self.encoder.decode(
+                hidden_BLE, segments_BL, queries_BPE, masked_positions_BP
+            )
+        return self.lm_head(queries_BPE, self.embeddings.word_embeddings)

@@ -1,0 +1,121 @@
+"""The bare model with a task's head: classification, spans, choices, replaced tokens."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.heads import Deberta, DebertaForMaskedLM
+from deberta_jax.model.layers import ACTIVATIONS, Dense, layer_norm
+
+
+class Pooler(nn.Module):
+    """The first token's hidden state, through a dense layer and GELU."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, hidden_BLE):
+        width = self.config.hidden_size
+        dense = Dense(self.config, width, ("embed", None), name="dense")
+        return ACTIVATIONS["gelu"](dense(hidden_BLE[:, 0]))
+
+
+class DebertaForSequenceClassification(Deberta):
+    """Logits [B, labels] of a text, or of a pair of texts; one label for regression."""
+
+    num_labels: int = 2
+
+    def setup(self):
+        super().setup()
+        self.pooler = Pooler(self.config)
+        self.classifier = Dense(self.config, self.num_labels, ("embed", None))
+        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+
+    def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
+        hidden_BLE = self.encode(input_ids_BL, attention_mask_BL, position_ids_BL)
+        pooled_BE = self.dropout(self.pooler(hidden_BLE), deterministic=self.deterministic)
+        return self.classifier(pooled_BE)
+
+
+class DebertaForMultipleChoice(DebertaForSequenceClassification):
+    """Logits [B, choices]: each choice with its context is a text of its own."""
+
+    num_labels: int = 1
+
+    def __call__(self, input_ids_BCL, attention_mask_BCL=None, position_ids_BCL=None):
+        flat = [
+            None if x is None else jnp.asarray(x).reshape(-1, x.shape[-1])
+            for x in (input_ids_BCL, attention_mask_BCL, position_ids_BCL)
+        ]
+        return super().__call__(*flat).reshape(input_ids_BCL.shape[:2])
+
+
+class DebertaForTokenClassification(Deberta):
+    """Logits [B, L, labels] of every token."""
+
+    num_labels: int = 2
+
+    def setup(self):
+        super().setup()
+        self.classifier = Dense(self.config, self.num_labels, ("embed", None))
+        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+
+    def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
+        hidden_BLE = self.encode(input_ids_BL, attention_mask_BL, position_ids_BL)
+        return self.classifier(self.dropout(hidden_BLE, deterministic=self.deterministic))
+
+
+class DebertaForQuestionAnswering(Deberta):
+    """Logits [B, L, 2]: whether an answer starts, and ends, at each token."""
+
+    num_labels: int = 2
+
+    def setup(self):
+        super().setup()
+        self.qa_outputs = Dense(self.config, self.num_labels, ("embed", None))
+
+    def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
+        return self.qa_outputs(self.encode(input_ids_BL, attention_mask_BL, position_ids_BL))
+
+
+class ReplacedTokenHead(nn.Module):
+    """LN(h + h_CLS) -> dense -> activation -> one logit (DeBERTaV3, 3.1, as released)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, hidden_BLE: jax.Array) -> jax.Array:
+        c = self.config
+        hidden_BLE = layer_norm(c, "norm")(hidden_BLE + hidden_BLE[:, :1])
+        hidden_BLE = Dense(c, c.hidden_size, ("embed", None), name="dense")(hidden_BLE)
+        hidden_BLE = ACTIVATIONS[c.hidden_act](hidden_BLE)
+        return Dense(c, 1, ("embed", None), name="classifier")(hidden_BLE)[..., 0]
+
+
+class DebertaForReplacedToken(Deberta):
+    """Logits [B, L]: how likely it is that each token was replaced (RTD's discriminator)."""
+
+    def setup(self):
+        super().setup()
+        self.mask_predictions = ReplacedTokenHead(self.config)
+
+    def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
+        return self.mask_predictions(self.encode(input_ids_BL, attention_mask_BL, position_ids_BL))
+
+
+# The model of each task; None is the bare one.
+TASKS: dict[str | None, type[Deberta]] = {
+    None: Deberta,
+    "masked_lm": DebertaForMaskedLM,
+    "replaced_token": DebertaForReplacedToken,
+    "sequence_classification": DebertaForSequenceClassification,
+    "token_classification": DebertaForTokenClassification,
+    "question_answering": DebertaForQuestionAnswering,
+    "multiple_choice": DebertaForMultipleChoice,
+}
+
+
+def task_of(model: Deberta) -> str | None:
+    """The task that `model` is made for."""
+    return next(task for task, kind in TASKS.items() if kind is type(model))

@@ -1,0 +1,45 @@
+"""What is learned. An objective is the only thing that knows what a batch means."""
+
+from typing import Any, Protocol
+
+import jax
+
+from deberta_jax.errors import UserError
+
+
+class Objective(Protocol):
+    """What the training loop asks of an objective.
+
+    `weights` and `sums` are flat dicts of float32 scalars that add up over the parts of a batch and
+    over batches; `summarize` turns them into metrics. So a loss means the same for a microbatch, a
+    batch and a whole evaluation.
+    """
+
+    def init(self, rng: jax.Array) -> Any:
+        """Parameters, boxed with their logical axes."""
+
+    def weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """What the sums of this batch are to be divided by."""
+
+    def loss(self, params, batch, weights, rng: jax.Array | None):
+        """(loss, sums) of these rows; the loss is divided by `weights`. No rng: no dropout."""
+
+    def summarize(self, sums, weights) -> dict[str, jax.Array]:
+        """Metrics by name, without a prefix; "loss" is what training minimises."""
+
+    def flops_per_token(self, sequence_length: int, predictions: int) -> float:
+        """Model FLOPs of one token of a training step, forward and backward."""
+
+
+def make(config, unigram_counts) -> Objective:
+    """The objective that `config.objective` names.
+
+    Args:
+        config: a `deberta_jax.config.Config`.
+        unigram_counts: int64 [vocabulary], how often each ordinary token occurs in the corpus.
+    """
+    if config.objective == "mlm":
+        from deberta_jax.objectives.mlm import MaskedLanguageModelling
+
+        return MaskedLanguageModelling(config.model, unigram_counts)
+    raise UserError(f"objective is {config.objective!r}; it must be one of 'mlm'")

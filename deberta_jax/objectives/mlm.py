@@ -1,0 +1,73 @@
+"""Masked language modelling, decoded with EMD: the pre-training objective of v1 and v2."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.flops import masked_lm_flops
+from deberta_jax.model.heads import DebertaForMaskedLM
+
+
+class MaskedLanguageModelling:
+    """Cross-entropy of the masked tokens, averaged over all of a batch's masked tokens.
+
+    A batch holds `input_ids`, `segment_ids`, `position_ids` [B, L] and `masked_positions`,
+    `masked_labels`, `masked_weights` [B, P].
+    """
+
+    def __init__(self, config: ModelConfig, unigram_counts: np.ndarray | None = None):
+        """`unigram_counts`: token frequencies, for the baseline that knows nothing else."""
+        self.config = config
+        self._train = DebertaForMaskedLM(config, deterministic=False)
+        self._evaluate = DebertaForMaskedLM(config, deterministic=True)
+        self._unigram_loss_V = None
+        if unigram_counts is not None:
+            self._unigram_loss_V = unigram_cross_entropy(unigram_counts)
+
+    def init(self, rng):
+        tokens_BL, masked_BP = jnp.ones((1, 8), jnp.int32), jnp.ones((1, 2), jnp.int32)
+        variables = self._evaluate.init(rng, tokens_BL, tokens_BL, tokens_BL, masked_BP)
+        return variables["params"]
+
+    def weights(self, batch):
+        return {"masked": jnp.maximum(jnp.sum(batch["masked_weights"]), 1e-6)}
+
+    def loss(self, params, batch, weights, rng):
+        logits_BPV = self.logits(params, batch, rng).astype(jnp.float32)
+        labels_BP, weights_BP = batch["masked_labels"], batch["masked_weights"]
+        target_BP = jnp.take_along_axis(logits_BPV, labels_BP[..., None], axis=-1)[..., 0]
+        loss_BP = jax.nn.logsumexp(logits_BPV, axis=-1) - target_BP
+        sums = {
+            "loss": jnp.sum(loss_BP * weights_BP),
+            "correct": jnp.sum((jnp.argmax(logits_BPV, axis=-1) == labels_BP) * weights_BP),
+        }
+        if rng is None and self._unigram_loss_V is not None:
+            baseline_BP = jnp.asarray(self._unigram_loss_V)[labels_BP]
+            sums["unigram"] = jnp.sum(baseline_BP * weights_BP)
+        return sums["loss"] / weights["masked"], sums
+
+    def logits(self, params, batch, rng=None):
+        """Logits [B, P, V] of the masked tokens; with dropout where there is an rng."""
+        model = self._evaluate if rng is None else self._train
+        return model.apply(
+            {"params": params},
+            batch["input_ids"],
+            batch["segment_ids"],
+            batch["position_ids"],
+            batch["masked_positions"],
+            rngs=None if rng is None else {"dropout": rng},
+        )
+
+    def summarize(self, sums, weights):
+        names = {"loss": "loss", "correct": "mlm_accuracy", "unigram": "unigram_loss"}
+        return {names[name]: total / weights["masked"] for name, total in sums.items()}
+
+    def flops_per_token(self, sequence_length, predictions):
+        return masked_lm_flops(self.config, sequence_length, predictions) / sequence_length
+
+
+def unigram_cross_entropy(counts: np.ndarray) -> np.ndarray:
+    """-ln p of each token by its corpus frequency, add-one smoothed: float32 [V]."""
+    smoothed = counts.astype(np.float64) + 1
+    return (np.log(smoothed.sum()) - np.log(smoothed)).astype(np.float32)

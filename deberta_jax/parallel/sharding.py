@@ -1,0 +1,109 @@
+"""Sharding as data: rules from logical axes to mesh axes, and what follows from them."""
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from deberta_jax.errors import UserError
+
+# (logical axis, mesh axes); the first match wins, and a mesh axis is used once in an array.
+RULES = (
+    ("batch", ("data", "fsdp")),  # rows of the batch
+    ("vocab", "tensor"),  # rows of the word embedding, logits
+    ("heads", "tensor"),  # attention heads
+    ("mlp", "tensor"),  # feed-forward width
+    ("embed", "fsdp"),  # residual width of a parameter
+    ("length", None),  # tokens of a sequence
+    ("activation", None),  # residual width of an activation
+    ("head", None),  # width of one head
+    ("norm", None),  # LayerNorm scales and biases: small, replicated
+    ("layers", None),  # the scan's axis
+)
+
+# Parallel ways that the rows of a batch are divided over.
+BATCH_AXES = ("data", "fsdp")
+
+
+def parameter_shardings(abstract, mesh: Mesh):
+    """NamedSharding of every leaf of an abstract state whose parameters carry logical axes.
+
+    An axis that its mesh axis does not divide stays whole, so that odd vocabularies and head
+    counts run; `describe` shows it as replicated.
+    """
+    specs = nn.get_partition_spec(abstract)
+
+    def sharding(spec, leaf):
+        mapped = nn.logical_to_mesh_axes(spec, RULES) if isinstance(spec, PartitionSpec) else ()
+        return NamedSharding(mesh, _divisible(mapped or (), leaf.shape, mesh))
+
+    return jax.tree.map(
+        sharding, specs, nn.unbox(abstract), is_leaf=lambda x: isinstance(x, PartitionSpec)
+    )
+
+
+def _divisible(axes, shape, mesh: Mesh) -> PartitionSpec:
+    kept = []
+    for size, axis in zip(shape, axes, strict=False):
+        names = (axis,) if isinstance(axis, str) else tuple(axis or ())
+        ways = int(np.prod([mesh.shape[name] for name in names], dtype=int))
+        kept.append(axis if ways > 1 and size % ways == 0 else None)
+    return PartitionSpec(*kept)
+
+
+@contextmanager
+def on(mesh: Mesh):
+    """Code traced inside lays its activations out on `mesh` by the rules."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        yield
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
+    """Raises `UserError` unless every device gets the same number of rows of every microbatch."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if microbatches < 1 or batch_size < 1 or batch_size % (ways * microbatches):
+        raise UserError(
+            f"train.batch_size {batch_size} does not divide over mesh.data x mesh.fsdp = {ways} "
+            f"and train.microbatches = {microbatches}: it must be a multiple of "
+            f"{ways * max(1, microbatches)}"
+        )
+
+
+def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's block of rows of a global batch, as global arrays on the mesh."""
+    sharding = batch_sharding(mesh)
+    processes = jax.process_count()
+    return {
+        name: jax.make_array_from_process_local_data(
+            sharding, rows, (rows.shape[0] * processes, *rows.shape[1:])
+        )
+        for name, rows in batch.items()
+    }
+
+
+def describe(abstract, mesh: Mesh) -> str:
+    """The rules, and every array of more than 64k elements that stays replicated."""
+    lines = ["sharding rules: " + "; ".join(f"{axis} -> {_name(to)}" for axis, to in RULES)]
+    if mesh.size > 1:
+        whole = [
+            f"{jax.tree_util.keystr(path, simple=True, separator='/')} {tuple(leaf.shape)}"
+            for path, leaf in jax.tree.leaves_with_path(abstract)
+            if leaf.sharding.is_fully_replicated and leaf.size > 2**16
+        ]
+        lines.append("replicated: " + ("; ".join(whole) or "nothing larger than 64k elements"))
+    return "\n".join(lines)
+
+
+def _name(axes) -> str:
+    return "replicated" if axes is None else axes if isinstance(axes, str) else " x ".join(axes)

@@ -1,0 +1,63 @@
+"""What the training loop and the optimizer can be told."""
+
+import dataclasses
+
+from deberta_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule. Durations: "10k steps", "2.5 epochs", "1B tokens", "10%"."""
+
+    # Peak learning rate.
+    learning_rate: float = 1e-4
+    # After the warm-up: "linear", "cosine", "rsqrt", or "wsd" (warm-up, stable, decay).
+    schedule: str = "linear"
+    # Duration of the linear warm-up from 0.
+    warmup: str = "10k steps"
+    # Duration of the final decay of "wsd" and "rsqrt"; the other schedules decay all the way.
+    decay: str = "10%"
+    # What the learning rate ends at, as a share of the peak.
+    final_share: float = 0.0
+    # Adam's decay rate of the gradient's mean.
+    b1: float = 0.9
+    # Adam's decay rate of the gradient's square.
+    b2: float = 0.999
+    # Adam's epsilon, outside the square root.
+    eps: float = 1e-6
+    # Divide by 1 - b^t. The released optimizer does not.
+    bias_correction: bool = True
+    # Decoupled weight decay; never on biases and LayerNorm weights.
+    weight_decay: float = 0.01
+    # Largest norm of the whole gradient; a larger one is scaled down. 0: no limit.
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at a time, and what is written when."""
+
+    # A checkpoint to begin with (released, exported, or a run's workdir). Empty: random weights.
+    init: str = ""
+    # Length of the run.
+    duration: str = "1M steps"
+    # Sequences in a step, over all devices.
+    batch_size: int = 256
+    # Parts a step's batch is computed in, one after another (gradient accumulation).
+    microbatches: int = 1
+    # How often metrics are written and the progress line moves.
+    log_every: str = "100 steps"
+    # How often the held-out loss is measured; also done at the end. "0": only at the end.
+    eval_every: str = "5k steps"
+    # Held-out batches measured each time. 0: the whole held-out split.
+    eval_batches: int = 0
+    # How often a checkpoint is written; also done at the end and when told to stop.
+    checkpoint_every: str = "5k steps"
+    # Checkpoints kept, the latest ones.
+    keep_checkpoints: int = 2
+    # Random bits: "threefry2x32" (the same on every mesh) or "rbg" (faster, differs by mesh).
+    prng: str = "threefry2x32"
+
+    def __post_init__(self):
+        if self.prng not in ("threefry2x32", "rbg"):
+            raise UserError(f"train.prng is {self.prng!r}; it must be 'threefry2x32' or 'rbg'")

@@ -1,0 +1,60 @@
+"""The learning curves of a run, as a picture."""
+
+from pathlib import Path
+
+from deberta_jax.training.metrics import read_metrics
+
+
+def plot_curves(workdir: Path) -> Path | None:
+    """Draws `curves.png` from `metrics.jsonl`: losses, accuracies, learning rate, speed.
+
+    Returns the picture's path; None where nothing was logged yet.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = read_metrics(workdir)
+    if not any("train/loss" in line for line in lines):
+        return None
+
+    def series(name):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        return tuple(zip(*points, strict=True))
+
+    panels = [
+        ("loss (nats)", ["train/loss", "eval/loss", "eval/unigram_loss"]),
+        ("accuracy", [n for n in _names(lines) if n.endswith("accuracy")]),
+        ("learning rate", ["optim/learning_rate"]),
+        ("tokens per second", ["perf/tokens_per_second"]),
+    ]
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    for axis, (label, names) in zip(axes.flat, panels, strict=True):
+        for name in names:
+            if points := series(name):
+                axis.plot(*points, linewidth=1.4, label=name, **_style(name))
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        if len(names) > 1:
+            axis.legend()
+    axes[1, 1].set_ylim(bottom=0)
+    figure.suptitle(workdir.name)
+    path = workdir / "curves.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _style(name: str) -> dict:
+    """One look for each kind of series, in every panel."""
+    if "unigram" in name:
+        return {"color": "gray", "linestyle": "--"}
+    if name.startswith("eval/"):
+        return {"color": "C1", "marker": "o", "markersize": 3}
+    return {"color": "C0"}
+
+
+def _names(lines) -> list[str]:
+    return sorted({name for line in lines for name in line})

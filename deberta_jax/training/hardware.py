@@ -1,0 +1,42 @@
+"""Peak speed of the devices, against which a run's MFU is stated."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+# bf16 peak of one chip in TFLOP/s, as its maker states it (the device kinds that JAX reports).
+PEAK_TFLOPS = {
+    "TPU v4": 275,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v5": 459,
+    "TPU v5p": 459,
+    "TPU v6 lite": 918,
+    "TPU v6e": 918,
+    "NVIDIA A100-SXM4-40GB": 312,
+    "NVIDIA A100-SXM4-80GB": 312,
+    "NVIDIA H100 80GB HBM3": 989,
+    "NVIDIA H200": 989,
+}
+
+
+def peak_flops(device: jax.Device) -> tuple[float | None, str]:
+    """(FLOP/s of one device, where the figure is from); a CPU's is a measured matmul."""
+    if device.platform == "cpu":
+        # Virtual devices share one processor: each has its share of what is measured.
+        return _matmul_flops() / jax.local_device_count(), "a measured float32 matmul"
+    peak = PEAK_TFLOPS.get(device.device_kind)
+    return (peak and peak * 1e12), "the maker's bf16 peak"
+
+
+def _matmul_flops(size: int = 1024, tries: int = 5) -> float:
+    operand = jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(lambda x: x @ x)
+    multiply(operand).block_until_ready()
+    seconds = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        multiply(operand).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)

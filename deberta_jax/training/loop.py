@@ -1,0 +1,138 @@
+"""The training loop: it drives any objective from a workdir's last checkpoint to the end."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+from deberta_jax.parallel import sharding
+from deberta_jax.training import summary
+from deberta_jax.training.checkpoints import Checkpoints
+from deberta_jax.training.curves import plot_curves
+from deberta_jax.training.metrics import read_metrics
+from deberta_jax.training.plan import Plan
+from deberta_jax.training.recorder import Recorder
+
+
+def train(
+    plan: Plan,
+    config,
+    workdir: Path,
+    train_batches: Callable[[int], Iterator[dict]],
+    eval_batches: Callable[[], Iterator[dict]],
+    flops_per_token: float,
+    initial_params=None,
+) -> dict[str, float] | None:
+    """Trains to the end, or until told to stop; the same call goes on from where it stood.
+
+    Args:
+        plan: what to drive (`make_plan`).
+        config: a `deberta_jax.config.Config`; read are `seed` and `train`.
+        workdir: where checkpoints, metrics and curves go.
+        train_batches: `step -> iterator` of this process's rows of the batches after that step.
+        eval_batches: `() -> iterator` of this process's rows of the held-out batches.
+        flops_per_token: model FLOPs of a training token, for the MFU.
+        initial_params: `() -> parameters` to begin with; None for random ones.
+
+    Returns:
+        The last held-out metrics ("eval/loss", ...), or None where it was stopped before the end.
+    """
+    mesh, clockwork, every = plan.mesh, plan.clockwork, plan.every
+    if jax.process_index() == 0:
+        print(summary.describe(plan, config.train.batch_size, flops_per_token))
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+    restored = checkpoints.restore(plan.abstract)
+    if restored and restored.input["next_step"] >= clockwork.total_steps:
+        checkpoints.close()
+        return _already_done(workdir, restored.input["next_step"])
+    if restored:
+        state, clock, first_step = restored.state, restored.clock, restored.input["next_step"]
+    else:
+        params = initial_params and initial_params()
+        state = plan.initialize(jax.random.key(config.seed), params)
+        clock, first_step = {"seconds": 0.0}, 0
+    recorder = Recorder(workdir, first_step, clockwork, flops_per_token, mesh)
+    started = time.monotonic() - clock["seconds"]
+
+    def save(step):
+        position = {"next_step": step, "batch_size": config.train.batch_size, "seed": config.seed}
+        clock = {
+            "seconds": time.monotonic() - started,
+            "tokens": step * clockwork.tokens_per_step,
+        }
+        checkpoints.save(step, state, position, clock)
+
+    step, total, held_out = first_step, clockwork.total_steps, None
+    if restored:
+        recorder.note(f"going on after step {first_step} of {total} in {workdir}")
+    try:
+        with sharding.on(mesh), _told_to_stop() as told:
+            batches = train_batches(first_step)
+            while step < total:
+                state, metrics = plan.train_step(state, sharding.to_devices(next(batches), mesh))
+                # The step before is reported only now that the devices are busy with this one.
+                if _due(step, every["log"]):
+                    recorder.report()
+                step += 1
+                recorder.add(step, metrics)
+
+                done = step == total
+                stop = not done and (told() or checkpoints.reached_preemption(step))
+                measure = done or _due(step, every["eval"])
+                if measure or stop or _due(step, every["checkpoint"]):
+                    recorder.report()
+                with recorder.paused():
+                    if measure:
+                        metrics = plan.evaluate(state.params, eval_batches())
+                        recorder.held_out(step, metrics)
+                        held_out = metrics if done else None
+                    # After the metrics: what a checkpoint holds has always been reported.
+                    if done or stop or _due(step, every["checkpoint"]):
+                        save(step)
+                if stop:
+                    break
+        checkpoints.wait()
+        if jax.process_index() == 0:
+            plot_curves(workdir)
+        if not held_out:
+            recorder.note(f"stopped after step {step}; the same command goes on from there")
+        return held_out
+    finally:
+        checkpoints.close()
+        recorder.close()
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _already_done(workdir: Path, step: int) -> dict[str, float]:
+    """Says that a run is complete; returns its last held-out metrics."""
+    if jax.process_index() == 0:
+        print(f"{workdir} is complete: all its {step} steps are done; nothing is changed")
+    measured = [line for line in read_metrics(workdir) if "eval/loss" in line]
+    last = measured[-1] if measured else {}
+    return {name: value for name, value in last.items() if name.startswith("eval/")}
+
+
+@contextmanager
+def _told_to_stop():
+    """Yields a function that says whether SIGTERM or SIGINT came; a second SIGINT interrupts."""
+    received = []
+
+    def remember(number, frame):
+        del frame
+        if number == signal.SIGINT and received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        # With several processes they must agree: the checkpoint manager's preemption sync does.
+        yield lambda: bool(received) and jax.process_count() == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

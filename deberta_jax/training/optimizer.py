@@ -1,0 +1,96 @@
+"""AdamW by optax: named schedules, a decay mask, a global clip."""
+
+import jax
+import optax
+
+from deberta_jax.errors import UserError
+from deberta_jax.training.config import OptimizerConfig
+from deberta_jax.training.duration import Clockwork
+
+
+def make_schedule(config: OptimizerConfig, clockwork: Clockwork) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then the named schedule to the end of the run.
+
+    Raises:
+        UserError: an unknown schedule, or a warm-up (and decay) longer than the run.
+    """
+    total = clockwork.total_steps
+    warmup = clockwork.steps("optimizer.warmup", config.warmup)
+    cooldown = clockwork.steps("optimizer.decay", config.decay)
+    peak, final = config.learning_rate, config.learning_rate * config.final_share
+    own_decay = config.schedule in ("rsqrt", "wsd")
+    if warmup + (cooldown if own_decay else 0) > total:
+        raise UserError(
+            f"optimizer.warmup {config.warmup!r}"
+            + (f" and optimizer.decay {config.decay!r}" if own_decay else "")
+            + f" are longer than train.duration ({total} steps)"
+        )
+    rise = optax.linear_schedule(0.0, peak, max(1, warmup))
+    if config.schedule == "linear":
+        parts, ends = [optax.linear_schedule(peak, final, max(1, total - warmup))], []
+    elif config.schedule == "cosine":
+        fall = optax.cosine_decay_schedule(peak, max(1, total - warmup), config.final_share)
+        parts, ends = [fall], []
+    elif config.schedule == "wsd":
+        fall = optax.linear_schedule(peak, final, max(1, cooldown))
+        parts, ends = [optax.constant_schedule(peak), fall], [total - cooldown]
+    elif config.schedule == "rsqrt":
+        scale = max(1, warmup)
+
+        def slope(step):  # counts from the end of the warm-up
+            return peak * (scale / (scale + jax.numpy.maximum(step, 0))) ** 0.5
+
+        start = float(slope(total - cooldown - warmup))
+        fall = optax.linear_schedule(start, final, max(1, cooldown))
+        parts, ends = [slope, fall], [total - cooldown]
+    else:
+        raise UserError(
+            f"optimizer.schedule is {config.schedule!r}; it must be one of "
+            "'linear', 'cosine', 'rsqrt', 'wsd'"
+        )
+    if warmup == 0:  # the first step already takes the peak
+        return optax.join_schedules(parts, ends)
+    return optax.join_schedules([rise, *parts], [warmup, *ends])
+
+
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule):
+    """The gradient transformation: clip, Adam, decoupled decay, learning rate."""
+    adam = (
+        optax.scale_by_adam(config.b1, config.b2, config.eps)
+        if config.bias_correction
+        else _scale_by_uncorrected_adam(config)
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        adam,
+        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def decay_mask(parameters):
+    """True where weight decay applies: everything but biases and LayerNorm scales."""
+
+    def decays(path, _):
+        # Boxed parameters (with their logical axes) end their path in the box's own field.
+        name = next(key.key for key in reversed(path) if isinstance(key, jax.tree_util.DictKey))
+        return not (name.endswith("bias") or name == "scale")
+
+    return jax.tree.map_with_path(decays, parameters)
+
+
+def _scale_by_uncorrected_adam(config: OptimizerConfig):
+    """Adam without the 1 - b^t corrections: mu / (sqrt(nu) + eps), as in the released code."""
+
+    def init(parameters):
+        zeros = optax.tree.zeros_like(parameters)
+        return optax.ScaleByAdamState(jax.numpy.zeros([], "int32"), zeros, zeros)
+
+    def update(updates, state, parameters=None):
+        del parameters
+        mu = optax.tree.update_moment(updates, state.mu, config.b1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, config.b2, 2)
+        scaled = jax.tree.map(lambda m, v: m / (v**0.5 + config.eps), mu, nu)
+        return scaled, optax.ScaleByAdamState(state.count + 1, mu, nu)
+
+    return optax.GradientTransformation(init, update)

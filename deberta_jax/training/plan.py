@@ -1,0 +1,69 @@
+"""Everything that is settled before a run touches its workdir: mesh, layouts, compiled steps."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from deberta_jax.parallel import sharding
+from deberta_jax.parallel.mesh import make_mesh
+from deberta_jax.training.duration import Clockwork
+from deberta_jax.training.evaluation import make_evaluation
+from deberta_jax.training.optimizer import make_optimizer, make_schedule
+from deberta_jax.training.state import abstract_state
+from deberta_jax.training.step import make_train_step
+
+
+class Plan(NamedTuple):
+    """What the loop drives.
+
+    Attributes:
+        mesh: the devices.
+        clockwork: the run's units of time, its total steps included.
+        every: steps between two "log", "eval" and "checkpoint"; 0 for never.
+        abstract: shapes, types and shardings of the training state.
+        initialize: `(rng, params or None) -> state`, made in shards; params replace random ones.
+        train_step: `(state, batch) -> (state, metrics)`, jitted, the state donated.
+        evaluate: `(params, batches) -> {"eval/" + metric: value}`.
+    """
+
+    mesh: Mesh
+    clockwork: Clockwork
+    every: dict[str, int]
+    abstract: Any
+    initialize: Callable
+    train_step: Callable
+    evaluate: Callable
+
+
+def make_plan(config, objective, clockwork: Clockwork) -> Plan:
+    """Raises `UserError` for whatever in the config cannot be run on these devices.
+
+    Args:
+        config: a `deberta_jax.config.Config`; read are `seed`, `train`, `optimizer` and `mesh`.
+        objective: what is learned (`objectives.Objective`).
+        clockwork: the run's units of time, its total steps included.
+    """
+    settings = config.train
+    every = {
+        what: clockwork.steps(f"train.{what}_every", getattr(settings, f"{what}_every"))
+        for what in ("log", "eval", "checkpoint")
+    }
+    mesh = make_mesh(config.mesh)
+    sharding.check_batch(settings.batch_size, settings.microbatches, mesh)
+    schedule = make_schedule(config.optimizer, clockwork)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    abstract, initialize = abstract_state(objective, optimizer, mesh)
+    layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    step = make_train_step(
+        objective, optimizer, schedule, config.seed, settings.microbatches, settings.prng
+    )
+    train_step = jax.jit(
+        step,
+        in_shardings=(layouts, sharding.batch_sharding(mesh)),
+        out_shardings=(layouts, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+    evaluate = make_evaluation(objective, layouts.params, mesh)
+    return Plan(mesh, clockwork, every, abstract, initialize, train_step, evaluate)

@@ -1,0 +1,58 @@
+"""The step: a pure function of (state, batch). Its randomness is fold_in(key, step)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from deberta_jax.training.state import TrainState
+
+
+def make_train_step(objective, optimizer, schedule, seed: int, microbatches: int, prng: str):
+    """`(state, batch) -> (state, metrics)`; the batch is computed in `microbatches` parts.
+
+    The parts' losses are divided by the whole batch's weights, so that any number of parts gives
+    the gradient of the whole batch.
+    """
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array]):
+        rng = jax.random.fold_in(jax.random.key(seed, impl=prng), state.step)
+        weights = objective.weights(batch)
+
+        def gradient(index, rows):
+            """(gradient, sums) of some rows of the batch."""
+            part_rng = jax.random.fold_in(rng, index)
+            grads, sums = jax.grad(objective.loss, has_aux=True)(
+                state.params, rows, weights, part_rng
+            )
+            return grads, sums
+
+        if microbatches == 1:
+            grads, sums = gradient(0, batch)
+        else:
+            grads, sums = _accumulated(gradient, batch, microbatches)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {f"train/{name}": v for name, v in objective.summarize(sums, weights).items()}
+        metrics["optim/grad_norm"] = optax.tree.norm(grads)
+        metrics["optim/learning_rate"] = schedule(state.step)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def _accumulated(gradient, batch, parts: int):
+    """The sum of `gradient(index, rows)` over the parts of a batch, one after another."""
+    split = jax.tree.map(lambda rows: _split(rows, parts), batch)
+    first = gradient(0, jax.tree.map(lambda rows: rows[0], split))
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, gradient(*part)), None
+
+    rest = jax.tree.map(lambda rows: rows[1:], split)
+    return jax.lax.scan(add, first, (jnp.arange(1, parts), rest))[0]
+
+
+def _split(rows, parts):
+    """[B, ...] -> [parts, B / parts, ...]; part m is every parts-th row: no row changes device."""
+    return rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Makes the environment if needed and runs the checks: bash launch/test.sh [pytest arguments]
+set -euo pipefail
+
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+install_environment demo,dev,parity
+# The original layers, for the parity tests; what its package asks for beside torch is not needed.
+.venv/bin/python -m pip show --quiet DeBERTa 2> /dev/null ||
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps DeBERTa==0.1.12
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+# A file stays in one process: its runs and prepared data are made once.
+.venv/bin/python -m pytest -n auto --dist loadfile "$@"

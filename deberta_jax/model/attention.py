@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deberta_jax.kernels import disentangled_attention
-from deberta_jax.kernels.attention import Relative
+from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.layers import bias, weight
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deberta_jax.kernels import disentangled_attention
-from deberta_jax.kernels.attention import Relative
+from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.positions import relative_rows
 from tests import reference_attention
 

@@ -1,11 +1,18 @@
 """Disentangled attention: the one public function, whichever implementation runs."""
 
-import jax
+import functools
+import logging
 
-from deberta_jax.kernels import xla
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from deberta_jax.kernels import tpu, xla
 from deberta_jax.kernels.relative import Relative
 
-_IMPLEMENTATIONS = {"xla": xla.attention}
+IMPLEMENTATIONS = ("xla", "tpu")
+# The fastest for each platform.
+_BY_PLATFORM = {"tpu": "tpu"}
 
 
 def disentangled_attention(
@@ -20,6 +27,7 @@ def disentangled_attention(
     dropout_rng: jax.Array | None = None,
     causal: bool = False,
     implementation: str = "auto",
+    partition: PartitionSpec | None = None,
 ) -> jax.Array:
     """Attends with content and relative position (paper, Eq. 4, with delta(i, j) in both terms).
 
@@ -40,22 +48,88 @@ def disentangled_attention(
         dropout_rate: share of the attention probabilities dropped.
         dropout_rng: key of that dropout; needed where the rate is above 0.
         causal: whether a query sees no key after its own place.
-        implementation: "auto" or the name of one.
+        implementation: "auto", the fastest for the platform that fits the shapes (what it falls
+            back to is logged once), or one of IMPLEMENTATIONS.
+        partition: mesh axes of [B, Q, H, D] that the fused kernels run under; the compiler, which
+            lays out plain XLA by itself, cannot divide those.
 
     Returns:
         [B, Q, H, D] in the type of `value_BKHD`.
+
+    Raises:
+        ValueError, NotImplementedError: the implementation asked for by name does not take these
+            shapes or types; the message says what it takes.
     """
+    operands = query_BQHD, key_BKHD, value_BKHD, relative, query_segments_BQ, key_segments_BK
+    settings = query_positions_BQ, dropout_rate, dropout_rng, causal
     if implementation == "auto":
-        implementation = "xla"
-    return _IMPLEMENTATIONS[implementation](
-        query_BQHD,
-        key_BKHD,
-        value_BKHD,
-        relative,
-        query_segments_BQ,
-        key_segments_BK,
-        query_positions_BQ,
-        dropout_rate,
-        dropout_rng,
-        causal,
-    )
+        implementation = _fastest(query_BQHD, key_BKHD, value_BKHD, query_positions_BQ)
+    if implementation == "xla" or query_positions_BQ is not None:
+        return xla.attention(*operands, *settings)
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"attention {implementation!r}: must be auto or one of {IMPLEMENTATIONS}")
+    tpu.check(query_BQHD, key_BKHD, value_BKHD, query_positions_BQ)
+    return _partitioned(tpu.attention, partition, *operands, *settings[1:])
+
+
+def _fastest(query, key, value, query_positions) -> str:
+    name = _BY_PLATFORM.get(jax.default_backend(), "xla")
+    if name == "tpu":
+        try:
+            tpu.check(query, key, value, query_positions)
+        except (ValueError, NotImplementedError) as error:
+            _log_once(f"attention falls back to plain XLA: {error}")
+            return "xla"
+    return name
+
+
+@functools.cache
+def _log_once(message):
+    logging.getLogger(__name__).warning(message)
+
+
+def _partitioned(kernel, partition, query, key, value, relative, *rest):
+    """`kernel` on each device's items and heads of the mesh in force.
+
+    `first` tells it which they are, so that dropout falls as it would on one device.
+    """
+    query_segments, key_segments, rate, rng, causal = rest
+    mesh = jax.sharding.get_abstract_mesh()
+    items, heads = _axes(mesh, partition, query.shape)
+    if not items and not heads:
+        return kernel(query, key, value, relative, query_segments, key_segments, rate, rng, causal)
+    tables = None if relative is None else (relative.key_RHD, relative.query_RHD)
+
+    def local(query, key, value, tables, query_segments, key_segments, rng):
+        own = None if tables is None else Relative(*tables, relative.distance_rows)
+        first = [
+            jax.lax.axis_index(axes) * size if axes else jnp.int32(0)
+            for axes, size in ((items, query.shape[0]), (heads, query.shape[2]))
+        ]
+        segments = query_segments, key_segments
+        return kernel(query, key, value, own, *segments, rate, rng, causal, first=first)
+
+    content, rows = PartitionSpec(items, None, heads, None), PartitionSpec(None, heads, None)
+    segments = PartitionSpec(items, None)
+    return jax.shard_map(
+        local,
+        in_specs=(content, content, content, rows, segments, segments, PartitionSpec()),
+        out_specs=content,
+        check_vma=False,
+    )(query, key, value, tables, query_segments, key_segments, rng)
+
+
+def _axes(mesh, partition, shape):
+    """Mesh axes, larger than 1, that divide the items and the heads; None where none does."""
+    if partition is None or mesh.empty:
+        return None, None
+    found = []
+    for dimension in (0, 2):
+        names = partition[dimension] if dimension < len(partition) else None
+        names = (names,) if isinstance(names, str) else tuple(names or ())
+        names = tuple(name for name in names if mesh.shape[name] > 1)
+        ways = 1
+        for name in names:
+            ways *= mesh.shape[name]
+        found.append(names if names and shape[dimension] % ways == 0 else None)
+    return tuple(found)

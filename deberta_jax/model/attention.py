@@ -97,6 +97,7 @@ class DisentangledSelfAttention(nn.Module):
             dropout_rate=rate,
             dropout_rng=self.make_rng("dropout") if rate else None,
             implementation=c.attention,
+            partition=nn.logical_to_mesh_axes(("batch", "length", "heads", "head")),
         )
 
     def _project(self, x, part):

@@ -1,0 +1,240 @@
+"""The backward kernel for queries at any places: all five gradients in one pass.
+
+Gradients of keys and values gather over query tiles, those of queries over key blocks, those of
+the tables over everything but the head; all gather in VMEM, and each is written once.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from deberta_jax.kernels.tpu import masked_scores as scoring
+from deberta_jax.kernels.tpu import scores as square_scoring
+from deberta_jax.kernels.tpu import tiles
+from deberta_jax.kernels.tpu.blocks import TILE
+
+
+def backward(
+    blocks, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, places,
+    output, lse, gradient,
+):  # fmt: skip
+    """Gradients of (query, key, value, (c2p's table, p2c's table)), the tables' in float32.
+
+    The arguments are `forward`'s, what it gave, and the gradient of its output, [B, H, D, P].
+    `ranges` has a third column: whether queries that see anything repeat a place.
+    """
+    batch, heads, size, queries = query.shape
+    block, together = blocks.block, blocks.heads
+    of_queries = pl.BlockSpec((1, together, size, TILE), lambda h, b, j, i, *_: (b, h, 0, i))
+    of_keys = pl.BlockSpec((1, together, size, block), lambda h, b, j, i, *_: (b, h, 0, j))
+    query_row = pl.BlockSpec((1, 1, TILE), lambda h, b, j, i, *_: (b, 0, i))
+    key_row = pl.BlockSpec((1, 1, block), lambda h, b, j, i, *_: (b, 0, j))
+    table = pl.BlockSpec((together, size, blocks.table_width), lambda h, *_: (h, 0, 0))
+    lse_row = pl.BlockSpec((1, together, 1, TILE), lambda h, b, j, i, *_: (b, h, 0, i))
+    whole = pl.BlockSpec((1, together, size, queries), lambda h, b, *_: (b, h, 0, 0))
+    present = [t for t in tables if t is not None]
+    word = jnp.int32 if together == 2 else jnp.float32
+    gathered = pltpu.VMEM((together, size, block), jnp.float32)
+    results = pl.pallas_call(
+        functools.partial(_kernel, blocks),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=3,
+            grid=(heads // together, batch, blocks.count, queries // TILE),
+            in_specs=[
+                *[of_queries, of_keys, of_keys, query_row, key_row, query_row],
+                *[of_queries, lse_row, of_queries],
+                *[table] * len(present),
+            ],
+            out_specs=[whole, of_keys, of_keys, *[table] * len(present)],
+            scratch_shapes=[
+                *[pltpu.VMEM((together, size, queries), jnp.float32), gathered, gathered],
+                *[pltpu.VMEM((block, TILE), word)] * bool(present),
+                *[pltpu.VMEM((blocks.table_width, TILE), word)] * blocks.c2p,
+            ],
+        ),
+        out_shape=[
+            *[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, key, value)],
+            *[jax.ShapeDtypeStruct(t.shape, jnp.float32) for t in present],
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary")
+        ),
+        name="masked_attention_backward",
+        interpret=blocks.interpret,
+    )(
+        seeds, visits, ranges, query, key, value, query_segments, key_segments, places,
+        output, lse, gradient, *present,
+    )  # fmt: skip
+    d_query, d_key, d_value, *d_tables = results
+    d_tables = [d_table * _units(blocks) for d_table in d_tables]
+    return d_query, d_key, d_value, tuple(None if t is None else d_tables.pop(0) for t in tables)
+
+
+def _units(blocks):
+    """What the gradient by a score in bits, times 1 - rate, still lacks."""
+    return np.float32(np.log(2) / (1 - blocks.rate))
+
+
+def _kernel(blocks, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
+    query_segments_ref, key_segments_ref, places_ref, output_ref, lse_ref, *refs = refs
+    gradient_ref, *refs = refs
+    key_table_ref = refs.pop(0) if blocks.c2p else None
+    query_table_ref = refs.pop(0) if blocks.p2c else None
+    d_query_ref, d_key_ref, d_value_ref, *refs = refs
+    d_key_table_ref = refs.pop(0) if blocks.c2p else None
+    d_query_table_ref = refs.pop(0) if blocks.p2c else None
+    query_sum_ref, key_sum_ref, value_sum_ref, *refs = refs
+    by_score_ref = refs.pop(0) if blocks.c2p or blocks.p2c else None
+    c2p_ref = refs.pop() if blocks.c2p else None
+    head, item, j, i = (pl.program_id(axis) for axis in range(4))
+    of_tile = pl.ds(pl.multiple_of(i * TILE, TILE), TILE)
+    place = scoring.Place(places_ref[0], ranges_ref[item, i, 0], ranges_ref[item, i, 1], j)
+    offset = place.first - j * blocks.block
+
+    @pl.when((item == 0) & (j == 0) & (i == 0))
+    def _start_tables():
+        for ref in (d_key_table_ref, d_query_table_ref):
+            if ref is not None:
+                ref[...] = jnp.zeros_like(ref)
+
+    @pl.when(i == 0)
+    def _start_keys():
+        key_sum_ref[...] = jnp.zeros_like(key_sum_ref)
+        value_sum_ref[...] = jnp.zeros_like(value_sum_ref)
+
+    @pl.when(j == 0)
+    def _start_queries():
+        zeros = jnp.zeros((blocks.heads, *query_sum_ref.shape[1:2], TILE), jnp.float32)
+        query_sum_ref[:, :, of_tile] = zeros
+
+    def weights(near):
+        """(probabilities as dropped, gradients by score) of each head, [keys, queries]."""
+        refs = query_ref, key_ref, key_table_ref, query_table_ref
+        found, rows = scoring.scores(blocks, *refs, c2p_ref, place, near)
+        seen = scoring.visible(blocks, query_segments_ref[0], key_segments_ref[0], place)
+        kept = scoring.kept(blocks, seeds_ref, item, head, place)
+        result = []
+        for e in range(blocks.heads):
+            score = jnp.where(seen, found[e] + (rows[e] - lse_ref[0, e]), tiles.UNSEEN)
+            weight = jnp.exp2(score)
+            gradient = gradient_ref[0, e]
+            by_weight = tiles.product(value_ref[0, e], gradient, (0, 0))
+            dropped = weight
+            if kept is not None:
+                by_weight = jnp.where(kept[e], by_weight, 0.0)
+                dropped = jnp.where(kept[e], weight, 0.0)
+            both = output_ref[0, e].astype(jnp.float32) * gradient.astype(jnp.float32)
+            delta = jnp.sum(both, axis=0, keepdims=True) * (1 - blocks.rate)
+            result.append((dropped, weight * (by_weight - delta)))
+        return result
+
+    def attend(near):
+        if near and blocks.c2p:
+            scoring.fill_c2p(blocks, query_ref, key_table_ref, c2p_ref)
+        found = weights(near)
+        dtype = query_ref.dtype
+        for e, (weight, by_score) in enumerate(found):
+            gradient, by_score_low = gradient_ref[0, e], by_score.astype(dtype)
+            query, key = query_ref[0, e], key_ref[0, e]
+            value_sum_ref[e] += tiles.product(gradient, weight.astype(dtype), (1, 1))
+            to_query = tiles.product(key, by_score_low, (1, 0))
+            if near:
+                key_sum_ref[e] += tiles.product(query, by_score_low, (1, 1))
+            else:
+                moved = square_scoring.far_query(blocks, query, query_table_ref, e, offset)
+                key_sum_ref[e] += tiles.product(moved, by_score_low, (1, 1))
+                by_query = jnp.sum(by_score, axis=0, keepdims=True)
+                if blocks.p2c:
+                    total = jnp.sum(to_query, axis=1, keepdims=True)
+                    _add_far(blocks, d_query_table_ref, e, offset, total)
+                if blocks.c2p:
+                    of_query = query.astype(jnp.float32) * by_query
+                    total = jnp.sum(of_query, axis=1, keepdims=True)
+                    _add_far(blocks, d_key_table_ref, e, -offset, total)
+                    row = square_scoring.far_row(blocks, key_table_ref, e, -offset)
+                    to_query += by_query * row
+            query_sum_ref[e, :, of_tile] += to_query
+        if near:
+            by_score_ref[...] = tiles.fold([by_score for _, by_score in found], blocks)
+            if blocks.c2p:
+                c2p_gradients()
+            if blocks.p2c:
+                p2c_gradients()
+
+    def c2p_gradients():
+        shift = scoring.spots(blocks) - 1 - scoring.spot(blocks, place.of_query, j)
+        moved = scoring.spread(by_score_ref[...], shift, blocks.table_width)
+        for e in range(blocks.heads):
+            by_row = tiles.unfold(moved, e, blocks).astype(query_ref.dtype)
+            to_query = tiles.product(key_table_ref[e], by_row, (1, 0))
+            query_sum_ref[e, :, of_tile] += to_query
+            d_key_table_ref[e] += tiles.product(query_ref[0, e], by_row, (1, 1))
+
+    def p2c_gradients():
+        live = query_segments_ref[0] > 0
+        spot = jnp.where(live, scoring.spot(blocks, place.of_query, j), -1)
+        clipped = not blocks.single and scoring.clips(blocks, place)
+        pl.when((ranges_ref[item, i, 2] > 0) | clipped)(lambda: join(spot))
+        spot_column = jnp.broadcast_to(spot, (TILE, TILE)).T
+
+        def add(column, before):
+            after, index = scoring.query_of(spot_column, column, before)
+            for tile in range(blocks.block // TILE):
+                keys = slice(tile * TILE, (tile + 1) * TILE)
+                window = scoring.table_window(blocks, tile, column)
+                moved = jnp.take_along_axis(by_score_ref[keys], index & (TILE - 1), axis=1)
+                moved = jnp.where(index >= 0, moved, jnp.zeros_like(moved))
+                for e in range(blocks.heads):
+                    by_row = tiles.unfold(moved, e, blocks).astype(key_ref.dtype)
+                    row, key = query_table_ref[e, :, window], key_ref[0, e, :, keys]
+                    key_sum_ref[e, :, keys] += tiles.product(row, by_row, (1, 1))
+                    d_query_table_ref[e, :, window] += tiles.product(key, by_row, (1, 0))
+            return after
+
+        scoring.each_column(blocks, place, add, jnp.full((TILE, TILE), -1, jnp.int32))
+
+    def join(spot):
+        """Adds up what queries at one spot have, where `query_of` looks for it."""
+        same = jnp.broadcast_to(spot, (TILE, TILE)).T == spot
+        query = jax.lax.broadcasted_iota(jnp.int32, (TILE, TILE), 0)
+        last = jnp.max(jnp.where(same, query, -1), axis=0, keepdims=True)
+        lane = jax.lax.broadcasted_iota(jnp.int32, (1, TILE), 1)
+        sums = (same & (last == lane)).astype(jnp.float32).astype(query_ref.dtype)
+        for start in range(0, blocks.block, TILE):
+            keys = slice(start, start + TILE)
+            parts = [
+                tiles.product(
+                    tiles.unfold(by_score_ref[keys], e, blocks).astype(sums.dtype), sums, (1, 0)
+                )
+                for e in range(blocks.heads)
+            ]
+            by_score_ref[keys] = tiles.fold(parts, blocks)
+
+    scoring.when_visited(blocks, visits_ref, ranges_ref, item, i, j, attend)
+
+    units = _units(blocks)
+
+    @pl.when(i == pl.num_programs(3) - 1)
+    def _finish_keys():
+        d_key_ref[0] = (key_sum_ref[...] * units).astype(d_key_ref.dtype)
+        d_value_ref[0] = (value_sum_ref[...] * np.float32(1 / (1 - blocks.rate))).astype(
+            d_value_ref.dtype
+        )
+
+    @pl.when(j == blocks.count - 1)
+    def _finish_queries():
+        d_query_ref[0, :, :, of_tile] = (query_sum_ref[:, :, of_tile] * units).astype(
+            d_query_ref.dtype
+        )
+
+
+def _add_far(blocks, d_table_ref, e, offset, total_D1):
+    """Adds to the outermost column on the side of `offset`, where `far_row` reads."""
+    lanes = jax.lax.broadcasted_iota(jnp.int32, (total_D1.shape[0], TILE), 1)
+    last = jnp.where(offset > 0, 1, 0)
+    edge = pl.ds(pl.multiple_of(last * (blocks.table_width - TILE), TILE), TILE)
+    d_table_ref[e, :, edge] += jnp.where(lanes == last * (TILE - 1), total_D1, 0.0)

@@ -4,15 +4,14 @@ import functools
 import logging
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from deberta_jax.kernels import tpu, xla
+from deberta_jax.kernels import gpu, tpu, xla
 from deberta_jax.kernels.relative import Relative
 
-IMPLEMENTATIONS = ("xla", "tpu")
-# The fastest for each platform.
-_BY_PLATFORM = {"tpu": "tpu"}
+IMPLEMENTATIONS = ("xla", "tpu", "gpu")
+# The fused ones by the platform that runs them: each has `check` and `attention`.
+_FUSED = {"tpu": tpu, "gpu": gpu}
 
 
 def disentangled_attention(
@@ -26,6 +25,7 @@ def disentangled_attention(
     dropout_rate: float = 0.0,
     dropout_rng: jax.Array | None = None,
     causal: bool = False,
+    biases_3HD: jax.Array | None = None,
     implementation: str = "auto",
     partition: PartitionSpec | None = None,
 ) -> jax.Array:
@@ -48,6 +48,8 @@ def disentangled_attention(
         dropout_rate: share of the attention probabilities dropped.
         dropout_rng: key of that dropout; needed where the rate is above 0.
         causal: whether a query sees no key after its own place.
+        biases_3HD: added to queries, keys and values before anything else; given here, their
+            gradients come with the others at no cost.
         implementation: "auto", the fastest for the platform that fits the shapes (what it falls
             back to is logged once), or one of IMPLEMENTATIONS.
         partition: mesh axes of [B, Q, H, D] that the fused kernels run under; the compiler, which
@@ -60,26 +62,37 @@ def disentangled_attention(
         ValueError, NotImplementedError: the implementation asked for by name does not take these
             shapes or types; the message says what it takes.
     """
-    operands = query_BQHD, key_BKHD, value_BKHD, relative, query_segments_BQ, key_segments_BK
-    settings = query_positions_BQ, dropout_rate, dropout_rng, causal
     if implementation == "auto":
-        implementation = _fastest(query_BQHD, key_BKHD, value_BKHD, query_positions_BQ)
-    if implementation == "xla" or query_positions_BQ is not None:
-        return xla.attention(*operands, *settings)
+        implementation = _fastest(query_BQHD, key_BKHD, value_BKHD, relative, query_positions_BQ)
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention {implementation!r}: must be auto or one of {IMPLEMENTATIONS}")
-    tpu.check(query_BQHD, key_BKHD, value_BKHD, query_positions_BQ)
-    return _partitioned(tpu.attention, partition, *operands, *settings[1:])
+    content = query_BQHD, key_BKHD, value_BKHD
+    if biases_3HD is not None and (implementation != "tpu" or query_positions_BQ is not None):
+        content = [x + bias for x, bias in zip(content, biases_3HD, strict=True)]
+        biases_3HD = None
+    segments = query_segments_BQ, key_segments_BK
+    if implementation == "xla":
+        dropout = dropout_rate, dropout_rng
+        return xla.attention(*content, relative, *segments, query_positions_BQ, *dropout, causal)
+    module = _FUSED[implementation]
+    module.check(*content, relative, query_positions_BQ)
+    kernel = functools.partial(module.attention, dropout_rate=dropout_rate, causal=causal)
+    optional = dict(
+        query_positions_BQ=query_positions_BQ, dropout_rng=dropout_rng, biases_3HD=biases_3HD
+    )
+    optional = {name: value for name, value in optional.items() if value is not None}
+    return _partitioned(kernel, partition, relative, *content, *segments, optional)
 
 
-def _fastest(query, key, value, query_positions) -> str:
-    name = _BY_PLATFORM.get(jax.default_backend(), "xla")
-    if name == "tpu":
-        try:
-            tpu.check(query, key, value, query_positions)
-        except (ValueError, NotImplementedError) as error:
-            _log_once(f"attention falls back to plain XLA: {error}")
-            return "xla"
+def _fastest(*operands) -> str:
+    name = jax.default_backend()
+    if name not in _FUSED:
+        return "xla"
+    try:
+        _FUSED[name].check(*operands)
+    except (ValueError, NotImplementedError) as error:
+        _log_once(f"attention falls back to plain XLA: {error}")
+        return "xla"
     return name
 
 
@@ -88,35 +101,35 @@ def _log_once(message):
     logging.getLogger(__name__).warning(message)
 
 
-def _partitioned(kernel, partition, query, key, value, relative, *rest):
+def _partitioned(kernel, partition, relative, *arrays):
     """`kernel` on each device's items and heads of the mesh in force.
 
     `first` tells it which they are, so that dropout falls as it would on one device.
     """
-    query_segments, key_segments, rate, rng, causal = rest
-    mesh = jax.sharding.get_abstract_mesh()
-    items, heads = _axes(mesh, partition, query.shape)
-    if not items and not heads:
-        return kernel(query, key, value, relative, query_segments, key_segments, rate, rng, causal)
-    tables = None if relative is None else (relative.key_RHD, relative.query_RHD)
+    items, heads = _axes(jax.sharding.get_abstract_mesh(), partition, arrays[0].shape)
 
-    def local(query, key, value, tables, query_segments, key_segments, rng):
+    def local(tables, query, key, value, query_segments, key_segments, optional):
         own = None if tables is None else Relative(*tables, relative.distance_rows)
         first = [
-            jax.lax.axis_index(axes) * size if axes else jnp.int32(0)
+            jax.lax.axis_index(axes) * size if axes else 0
             for axes, size in ((items, query.shape[0]), (heads, query.shape[2]))
         ]
         segments = query_segments, key_segments
-        return kernel(query, key, value, own, *segments, rate, rng, causal, first=first)
+        return kernel(query, key, value, own, *segments, first=first, **optional)
 
-    content, rows = PartitionSpec(items, None, heads, None), PartitionSpec(None, heads, None)
-    segments = PartitionSpec(items, None)
-    return jax.shard_map(
-        local,
-        in_specs=(content, content, content, rows, segments, segments, PartitionSpec()),
-        out_specs=content,
-        check_vma=False,
-    )(query, key, value, tables, query_segments, key_segments, rng)
+    tables = None if relative is None else (relative.key_RHD, relative.query_RHD)
+    if not items and not heads:
+        return local(tables, *arrays)
+    content, of_head = PartitionSpec(items, None, heads, None), PartitionSpec(None, heads, None)
+    tokens = PartitionSpec(items, None)
+    of_optional = {
+        "query_positions_BQ": tokens,
+        "dropout_rng": PartitionSpec(),
+        "biases_3HD": of_head,
+    }
+    of_optional = {name: of_optional[name] for name in arrays[-1]}
+    specs = (of_head, content, content, content, tokens, tokens, of_optional)
+    return jax.shard_map(local, in_specs=specs, out_specs=content, check_vma=False)(tables, *arrays)
 
 
 def _axes(mesh, partition, shape):

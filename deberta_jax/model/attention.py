@@ -76,15 +76,16 @@ class DisentangledSelfAttention(nn.Module):
         c = self.config
         if queries_BPE is None:
             projected = jnp.einsum("BLE,ECHD->CBLHD", hidden_BLE, self.qkv_kernel)
-            query, key, value = projected + self.qkv_bias[:, None, None]
             query_segments = segments_BL
         else:
-            key, value = (
-                jnp.einsum("BLE,ECHD->CBLHD", hidden_BLE, self.qkv_kernel[:, 1:])
-                + self.qkv_bias[1:, None, None]
-            )
-            query = self._project(queries_BPE, 0)
+            query = jnp.einsum("BPE,EHD->BPHD", queries_BPE, self.qkv_kernel[:, 0])
+            projected = jnp.einsum("BLE,ECHD->CBLHD", hidden_BLE, self.qkv_kernel[:, 1:])
             query_segments = jnp.take_along_axis(segments_BL, query_positions_BP, axis=1)
+        # A split, whose transpose is the concatenation that the fused kernel's gradients undo.
+        *first, key, value = (
+            jnp.squeeze(part, 0) for part in jnp.split(projected, len(projected), axis=0)
+        )
+        query = first[0] if first else query
         rate = 0.0 if self.deterministic else c.attention_probs_dropout_prob
         return disentangled_attention(
             query,
@@ -96,6 +97,7 @@ class DisentangledSelfAttention(nn.Module):
             query_positions_BP,
             dropout_rate=rate,
             dropout_rng=self.make_rng("dropout") if rate else None,
+            biases_3HD=self.qkv_bias,
             implementation=c.attention,
             partition=nn.logical_to_mesh_axes(("batch", "length", "heads", "head")),
         )

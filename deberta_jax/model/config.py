@@ -11,7 +11,7 @@ _CHOICES = {
     "conv_act": ("gelu", "gelu_new", "relu", "tanh"),
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots", "full"),
-    "attention": ("auto", "xla", "tpu"),
+    "attention": ("auto", "xla", "tpu", "gpu"),
 }
 
 

@@ -6,8 +6,20 @@ import jax.numpy as jnp
 
 from deberta_jax.model.config import ModelConfig
 
+
+def gelu(x):
+    """x Phi(x). In bfloat16 Phi comes from one tanh, off by at most 4e-5, a hundredth of what
+    bfloat16 rounds away: the erf of XLA costs a TPU an eighth of the whole layer."""
+    if x.dtype != jnp.bfloat16:
+        return jax.nn.gelu(x, approximate=False)
+    y = x.astype(jnp.float32)
+    square = jnp.minimum(y * y, 25.0)  # beyond, Phi is 0 or 1, and the polynomial would turn
+    odd = y * (0.79761890 + square * (0.03691315 - 0.00033760 * square))
+    return (y * (0.5 + 0.5 * jnp.tanh(odd))).astype(x.dtype)
+
+
 ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,

@@ -18,42 +18,40 @@ def attention(
     relative,
     query_segments_BL,
     key_segments_BL,
+    *,
     dropout_rate=0.0,
     dropout_rng=None,
     causal=False,
+    biases_3HD=None,
     first=(0, 0),
     interpret=False,
 ):
     """See `kernels.disentangled_attention` for the arguments not named here.
 
     Args:
+        biases_3HD: added to queries, keys and values, so that their gradients cost nothing.
         first: item and head of the whole batch that this call's first ones are: dropout depends on
             them.
         interpret: whether to run interpreted, without a TPU.
     """
     length, heads, size = query_BLHD.shape[1:]
     rate, dtype = float(dropout_rate), query_BLHD.dtype
-    blocks = choose(length, heads, relative, causal, rate, dtype, interpret)
-    # Scores in bits: exp2 is what the hardware has.
-    scale = np.log2(np.e) / np.sqrt((1 + blocks.c2p + blocks.p2c) * size)
-    query, key, value = (
-        _pad(jnp.transpose(x, (0, 2, 3, 1)), blocks.length)
-        for x in (query_BLHD * jnp.asarray(scale, dtype), key_BLHD, value_BLHD)
-    )
-    tables = _tables(relative, blocks, scale, dtype)
+    blocks = choose(length, heads, size, relative, causal, rate, dtype, interpret)
+    content_3BLHD = jnp.stack([query_BLHD, key_BLHD, value_BLHD])
+    content = _pad(jnp.transpose(content_3BLHD, (0, 1, 3, 4, 2)), blocks.length)
     segments = [
         _pad(x.astype(jnp.int32), blocks.length) for x in (query_segments_BL, key_segments_BL)
     ]
     seeds = _seeds(dropout_rng if rate else None, first)
-    output = _attention(blocks, query, key, value, tables, *segments, seeds)
+    tables = _tables(relative, blocks, dtype)
+    output = _attention(blocks, content, biases_3HD, tables, *segments, seeds)
     return jnp.transpose(output, (0, 3, 1, 2))[:, :length]
 
 
-def check(query, key, value, query_positions=None):
-    """Raises ValueError or NotImplementedError for shapes and types that the kernels do not take."""
-    if query_positions is not None:
-        raise NotImplementedError("the fused kernel takes no queries at places of their own")
-    if not query.shape == key.shape == value.shape:
+def check(query, key, value, relative=None, query_positions=None):
+    """Raises ValueError or NotImplementedError for what the kernels do not take."""
+    del relative
+    if not key.shape == value.shape or (query_positions is None and query.shape != key.shape):
         raise ValueError(
             f"queries {query.shape}, keys {key.shape} and values {value.shape} must be of one shape"
         )
@@ -80,7 +78,7 @@ def _pad(x, length):
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
 
 
-def _tables(relative, blocks, scale, dtype):
+def _tables(relative, blocks, dtype):
     """[H, D, W] for each term: relative rows -> a column for every distance of `blocks`.
 
     A matmul against a constant: a gather by another name, at a hundredth of the layer's FLOPs.
@@ -95,7 +93,7 @@ def _tables(relative, blocks, scale, dtype):
 
     return (
         table(relative.key_RHD, -blocks.distances, 1) if blocks.c2p else None,
-        table(relative.query_RHD, blocks.distances, scale) if blocks.p2c else None,
+        table(relative.query_RHD, blocks.distances, blocks.scale) if blocks.p2c else None,
     )
 
 
@@ -114,28 +112,34 @@ def _visits(blocks, query_segments_BL, key_segments_BL):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(blocks, query, key, value, tables, query_segments, key_segments, seeds):
-    return _forward(blocks, query, key, value, tables, query_segments, key_segments, seeds)[0]
+def _attention(blocks, content, biases, tables, query_segments, key_segments, seeds):
+    return _forward(blocks, content, biases, tables, query_segments, key_segments, seeds)[0]
 
 
-def _forward(blocks, query, key, value, tables, query_segments, key_segments, seeds):
+def _forward(blocks, content, biases, tables, query_segments, key_segments, seeds):
+    """Biases are added here so that their gradients are sums that the kernel takes on its way:
+    over the lanes of its layout, a reduction by XLA would cost a tenth of the attention."""
+    if biases is not None:
+        content = content + biases[:, None, :, :, None]
+    scale = jnp.asarray([blocks.scale, 1, 1], content.dtype)
+    content = content * scale[:, None, None, None, None]
     visits = _visits(blocks, query_segments, key_segments)
     query_segments = jnp.where(query_segments > 0, query_segments, -1)  # not even padding's
     segments = query_segments[:, None], key_segments[:, None]
-    operands = seeds, visits, query, key, value, tables, *segments
+    operands = seeds, visits, content, tables, *segments
     output, lse = forward(blocks, *operands)
-    return output, (operands, output, lse)
+    return output, (operands, output, lse, biases)
 
 
 def _backward(blocks, residuals, gradient):
-    operands, output, lse = residuals
-    d_query, d_key, d_value, d_tables = backward(blocks, *operands, output, lse, gradient)
-    tables = operands[5]
+    operands, output, lse, biases = residuals
+    d_content, d_tables, d_biases = backward(blocks, *operands, output, lse, gradient)
     d_tables = tuple(
         None if table is None else d_table.astype(table.dtype)
-        for table, d_table in zip(tables, d_tables, strict=True)
+        for table, d_table in zip(operands[3], d_tables, strict=True)
     )
-    return d_query, d_key, d_value, d_tables, None, None, None
+    d_biases = None if biases is None else d_biases.astype(biases.dtype)
+    return d_content, d_biases, d_tables, None, None, None
 
 
 _attention.defvjp(_forward, _backward)

@@ -18,26 +18,30 @@ from deberta_jax.kernels.tpu.blocks import TILE
 
 
 def backward(
-    blocks, seeds, visits, query, key, value, tables, query_segments, key_segments,
-    output, lse, gradient,
+    blocks, seeds, visits, content, tables, query_segments, key_segments, output, lse, gradient,
 ):  # fmt: skip
-    """Gradients of (query, key, value, (c2p's table, p2c's table)), the tables' in float32.
+    """Gradients of (content, (c2p's table, p2c's table), biases).
+
+    The queries' are those of the queries before they were scaled. Those of the tables and of the
+    content's biases [3, H, D] (sums over all tokens) are float32.
 
     The arguments are `forward`'s, what it gave, and the gradient of its output, [B, H, D, L].
     """
-    batch, heads, size, length = query.shape
+    _, batch, heads, size, length = content.shape
     block, together = blocks.block, blocks.heads
 
-    def at(index):
-        shape = (1, together, size, block)
-        return pl.BlockSpec(shape, lambda h, b, j, i, *_: (b, h, 0, index(i, j)))
+    def at(part, index):
+        shape = (None, 1, together, size, block)
+        return pl.BlockSpec(shape, lambda h, b, j, i, *_: (part, b, h, 0, index(i, j)))
 
     def row(index):
         return pl.BlockSpec((1, 1, block), lambda h, b, j, i, *_: (b, 0, index(i, j)))
 
     table = pl.BlockSpec((together, size, blocks.table_width), lambda h, *_: (h, 0, 0))
     lse_row = pl.BlockSpec((1, together, 1, block), lambda h, b, j, i, *_: (b, h, 0, i))
-    whole = pl.BlockSpec((1, together, size, length), lambda h, b, *_: (b, h, 0, 0))
+    whole = pl.BlockSpec((3, 1, together, size, length), lambda h, b, *_: (0, b, h, 0, 0))
+    output_block = pl.BlockSpec((1, together, size, block), lambda h, b, j, i, *_: (b, h, 0, i))
+    biases = pl.BlockSpec((3, together, size, TILE), lambda h, *_: (0, h, 0, 0))
     of_query, of_key = (lambda i, j: i), (lambda i, j: j)
     present = [t for t in tables if t is not None]
     word = jnp.int32 if together == 2 else jnp.float32
@@ -48,18 +52,19 @@ def backward(
             num_scalar_prefetch=2,
             grid=(heads // together, batch, blocks.count, blocks.count),
             in_specs=[
-                *[at(of_query), at(of_key), at(of_key), row(of_query), row(of_key)],
-                *[at(of_query), lse_row, at(of_query)],
+                *[at(0, of_query), at(1, of_key), at(2, of_key), row(of_query), row(of_key)],
+                *[output_block, lse_row, output_block],
                 *[table] * len(present),
             ],
-            out_specs=[whole, at(of_key), at(of_key), *[table] * len(present)],
+            out_specs=[whole, biases, *[table] * len(present)],
             scratch_shapes=[
                 *[pltpu.VMEM((together, size, length), jnp.float32), gathered, gathered],
                 *[pltpu.VMEM((block, block), word)] * (2 if blocks.c2p else 0),
             ],
         ),
         out_shape=[
-            *[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, key, value)],
+            jax.ShapeDtypeStruct(content.shape, content.dtype),
+            jax.ShapeDtypeStruct((3, heads, size, TILE), jnp.float32),
             *[jax.ShapeDtypeStruct(t.shape, jnp.float32) for t in present],
         ],
         compiler_params=pltpu.CompilerParams(
@@ -68,12 +73,14 @@ def backward(
         name="disentangled_attention_backward",
         interpret=blocks.interpret,
     )(
-        seeds, visits, query, key, value, query_segments, key_segments, output, lse, gradient,
+        seeds, visits, content, content, content, query_segments, key_segments,
+        output, lse, gradient,
         *present,
     )  # fmt: skip
-    d_query, d_key, d_value, *d_tables = results
+    d_content, d_biases, *d_tables = results
     d_tables = [d_table * _units(blocks) for d_table in d_tables]
-    return d_query, d_key, d_value, tuple(None if t is None else d_tables.pop(0) for t in tables)
+    d_tables = tuple(None if t is None else d_tables.pop(0) for t in tables)
+    return d_content, d_tables, jnp.sum(d_biases, axis=-1)
 
 
 def _units(blocks):
@@ -85,7 +92,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
     query_segments_ref, key_segments_ref, output_ref, lse_ref, gradient_ref, *refs = refs
     key_table_ref = refs.pop(0) if blocks.c2p else None
     query_table_ref = refs.pop(0) if blocks.p2c else None
-    d_query_ref, d_key_ref, d_value_ref, *refs = refs
+    d_content_ref, d_biases_ref, *refs = refs
     d_key_table_ref = refs.pop(0) if blocks.c2p else None
     d_query_table_ref = refs.pop(0) if blocks.p2c else None
     query_sum_ref, key_sum_ref, value_sum_ref, *refs = refs
@@ -94,8 +101,8 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
     of_block = pl.ds(pl.multiple_of(i * blocks.block, TILE), blocks.block)
 
     @pl.when((item == 0) & (j == 0) & (i == 0))
-    def _start_tables():
-        for ref in (d_key_table_ref, d_query_table_ref):
+    def _start_head():
+        for ref in (d_biases_ref, d_key_table_ref, d_query_table_ref):
             if ref is not None:
                 ref[...] = jnp.zeros_like(ref)
 
@@ -201,18 +208,24 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
 
     units = _units(blocks)
 
+    def finish(part, block, gradient):
+        start = pl.multiple_of(block * blocks.block, TILE)
+        d_content_ref[part, 0, :, :, pl.ds(start, blocks.block)] = gradient.astype(query_ref.dtype)
+        d_biases_ref[part] += _fold_lanes(gradient)
+
     @pl.when(i == blocks.count - 1)
     def _finish_keys():
-        d_key_ref[0] = (key_sum_ref[...] * units).astype(d_key_ref.dtype)
-        d_value_ref[0] = (value_sum_ref[...] * np.float32(1 / (1 - blocks.rate))).astype(
-            d_value_ref.dtype
-        )
+        finish(1, j, key_sum_ref[...] * units)
+        finish(2, j, value_sum_ref[...] / (1 - blocks.rate))
 
     @pl.when(j == blocks.count - 1)
     def _finish_queries():
-        d_query_ref[0, :, :, of_block] = (query_sum_ref[:, :, of_block] * units).astype(
-            d_query_ref.dtype
-        )
+        finish(0, i, query_sum_ref[:, :, of_block] * (units * np.float32(blocks.scale)))
+
+
+def _fold_lanes(x_GDT):
+    """Sums a block's tokens to TILE of them; the rest of the sum is a matter for XLA."""
+    return sum(x_GDT[..., start : start + TILE] for start in range(0, x_GDT.shape[-1], TILE))
 
 
 def _add_far(blocks, d_table_ref, e, offset, total_D1):

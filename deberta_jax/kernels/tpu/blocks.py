@@ -28,6 +28,8 @@ class Blocks:
         heads: heads of one grid cell: 2 in bfloat16, as halves of words, or 1.
         c2p, p2c: the terms that are on.
         causal: whether queries see no later key.
+        scale: what content scores are multiplied by; log2(e) is in it, for exp2 is what the
+            hardware has.
         rate: share of the probabilities dropped.
         interpret: whether the kernels run interpreted, without a TPU.
     """
@@ -38,6 +40,7 @@ class Blocks:
     heads: int
     c2p: bool
     p2c: bool
+    scale: float
     causal: bool = False
     rate: float = 0.0
     interpret: bool = False
@@ -69,19 +72,22 @@ class Blocks:
         return offset * self.block - tile * TILE + self.block * (1 + self.near) - TILE
 
 
-def choose(length, heads, relative, causal, rate, dtype, interpret) -> Blocks:
+def choose(length, heads, size, relative, causal, rate, dtype, interpret) -> Blocks:
     """The blocks for `length` tokens, which the sequence is padded to."""
     blocks = [block for block in (512, 384, 256, 128) if block <= LARGEST_BLOCK]
     block = min(blocks, key=lambda size: (-(-length // size) * size, -size))
     padded = -(-length // block) * block
     paired = heads % 2 == 0 and padded <= LONGEST_PAIRED and dtype == jax.numpy.bfloat16
+    c2p = relative is not None and relative.key_RHD is not None
+    p2c = relative is not None and relative.query_RHD is not None
     return Blocks(
         length=padded,
         block=block,
         near=_near(relative, block, padded // block),
         heads=2 if paired else 1,
-        c2p=relative is not None and relative.key_RHD is not None,
-        p2c=relative is not None and relative.query_RHD is not None,
+        c2p=c2p,
+        p2c=p2c,
+        scale=float(np.log2(np.e) / np.sqrt((1 + c2p + p2c) * size)),
         causal=causal,
         rate=rate,
         interpret=interpret,

@@ -14,31 +14,33 @@ from deberta_jax.kernels.tpu import tiles
 _KEYS = 256
 
 
-def forward(blocks, seeds, visits, query, key, value, tables, query_segments, key_segments):
+def forward(blocks, seeds, visits, content, tables, query_segments, key_segments):
     """(output [B, H, D, L], log2-sum-exp2 [B, H, 1, L], float32).
 
-    Scores are in bits: the scale and log2(e) are already in `query` and in p2c's table.
+    Scores are in bits: the scale and log2(e) are already in the queries and in p2c's table.
 
     Args:
         blocks: the static shape.
         seeds: int32 [4] of the dropout: two words of the key, first item, first head.
         visits: int32 [B, I, J]: whether query block i and key block j share a document.
-        query, key, value: [B, H, D, L].
+        content: queries, keys and values, [3, B, H, D, L]: one array, so that the projection that
+            makes it is one matmul and nothing is copied.
         tables: (c2p's, p2c's) [H, D, W], None where a term is off.
         query_segments, key_segments: int32 [B, 1, L].
     """
-    batch, heads, size, length = query.shape
+    _, batch, heads, size, length = content.shape
     block, together = blocks.block, blocks.heads
 
-    def at(index):
-        shape = (1, together, size, block)
-        return pl.BlockSpec(shape, lambda h, b, i, j, *_: (b, h, 0, index(i, j)))
+    def at(part, index):
+        shape = (None, 1, together, size, block)
+        return pl.BlockSpec(shape, lambda h, b, i, j, *_: (part, b, h, 0, index(i, j)))
 
     def row(index):
         return pl.BlockSpec((1, 1, block), lambda h, b, i, j, *_: (b, 0, index(i, j)))
 
     table = pl.BlockSpec((together, size, blocks.table_width), lambda h, *_: (h, 0, 0))
     lse = pl.BlockSpec((1, together, 1, block), lambda h, b, i, j, *_: (b, h, 0, i))
+    output = pl.BlockSpec((1, together, size, block), lambda h, b, i, j, *_: (b, h, 0, i))
     of_query, of_key = (lambda i, j: i), (lambda i, j: j)
     present = [t for t in tables if t is not None]
     word = jnp.float32 if together == 1 else jnp.int32
@@ -48,14 +50,14 @@ def forward(blocks, seeds, visits, query, key, value, tables, query_segments, ke
             num_scalar_prefetch=2,
             grid=(heads // together, batch, blocks.count, blocks.count),
             in_specs=[
-                at(of_query),
-                at(of_key),
-                at(of_key),
+                at(0, of_query),
+                at(1, of_key),
+                at(2, of_key),
                 row(of_query),
                 row(of_key),
                 *[table] * len(present),
             ],
-            out_specs=[at(of_query), lse],
+            out_specs=[output, lse],
             scratch_shapes=[
                 pltpu.VMEM((together, 1, block), jnp.float32),
                 pltpu.VMEM((together, 1, block), jnp.float32),
@@ -64,7 +66,7 @@ def forward(blocks, seeds, visits, query, key, value, tables, query_segments, ke
             ],
         ),
         out_shape=[
-            jax.ShapeDtypeStruct(query.shape, value.dtype),
+            jax.ShapeDtypeStruct(content.shape[1:], content.dtype),
             jax.ShapeDtypeStruct((batch, heads, 1, length), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
@@ -72,7 +74,7 @@ def forward(blocks, seeds, visits, query, key, value, tables, query_segments, ke
         ),
         name="disentangled_attention_forward",
         interpret=blocks.interpret,
-    )(seeds, visits, query, key, value, query_segments, key_segments, *present)
+    )(seeds, visits, content, content, content, query_segments, key_segments, *present)
 
 
 def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs):

@@ -11,16 +11,24 @@ from ml_collections import config_flags
 
 from deberta_jax.config import Config, flatten, freeze
 from deberta_jax.errors import UserError
+from deberta_jax.parallel import processes as distributed
 
 
-def run(verb: Callable, workdir: bool = True, needs_config: bool = True) -> None:
+def run(
+    verb: Callable, workdir: bool = True, needs_config: bool = True, processes: bool = False
+) -> None:
     """Parses the command line, calls `verb(flags)`, and exits; a `UserError` is one line, status 2.
 
     Args:
         verb: the verb's main function; it gets absl's parsed flags.
         workdir: whether there is a --workdir, which must then be given.
         needs_config: whether there is a --config (with --config.a.b=c overrides).
+        processes: whether several processes may run the verb as one (--distributed).
     """
+    if processes:
+        flags.DEFINE_string(
+            "distributed", "off", f"The job's other processes: {distributed.FORMS}."
+        )
     if needs_config:
         config_flags.DEFINE_config_file("config", None, "A recipe: a file in configs/.")
     if workdir:
@@ -37,7 +45,12 @@ def run(verb: Callable, workdir: bool = True, needs_config: bool = True) -> None
             parsed.verbosity = logging.ERROR
         return [sys.argv[0]]
 
-    app.run(lambda _: _one_line(lambda: verb(flags.FLAGS)), flags_parser=parse)
+    def main(_):
+        if processes:
+            distributed.initialize(flags.FLAGS.distributed)
+        verb(flags.FLAGS)
+
+    app.run(lambda arguments: _one_line(lambda: main(arguments)), flags_parser=parse)
 
 
 def config(parsed) -> Config:

@@ -156,4 +156,4 @@ def _input(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, processes=True)

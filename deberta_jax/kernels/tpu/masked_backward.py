@@ -19,15 +19,16 @@ from deberta_jax.kernels.tpu.blocks import TILE
 
 
 def backward(
-    blocks, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, places,
+    plan, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, places,
     output, lse, gradient,
 ):  # fmt: skip
     """Gradients of (query, key, value, (c2p's table, p2c's table)), the tables' in float32.
 
     The arguments are `forward`'s, what it gave, and the gradient of its output, [B, H, D, P].
-    `ranges` has a third column: whether queries that see anything repeat a place.
+    Queries whose gradient is zero count as padding.
     """
     batch, heads, size, queries = query.shape
+    blocks = plan.blocks
     block, together = blocks.block, blocks.heads
     of_queries = pl.BlockSpec((1, together, size, TILE), lambda h, b, j, i, *_: (b, h, 0, i))
     of_keys = pl.BlockSpec((1, together, size, block), lambda h, b, j, i, *_: (b, h, 0, j))
@@ -36,29 +37,29 @@ def backward(
     table = pl.BlockSpec((together, size, blocks.table_width), lambda h, *_: (h, 0, 0))
     lse_row = pl.BlockSpec((1, together, 1, TILE), lambda h, b, j, i, *_: (b, h, 0, i))
     whole = pl.BlockSpec((1, together, size, queries), lambda h, b, *_: (b, h, 0, 0))
-    present = [t for t in tables if t is not None]
+    wide = scoring.present(tables[:2])
     word = jnp.int32 if together == 2 else jnp.float32
     gathered = pltpu.VMEM((together, size, block), jnp.float32)
     results = pl.pallas_call(
-        functools.partial(_kernel, blocks),
+        functools.partial(_kernel, plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(heads // together, batch, blocks.count, queries // TILE),
             in_specs=[
                 *[of_queries, of_keys, of_keys, query_row, key_row, query_row],
                 *[of_queries, lse_row, of_queries],
-                *[table] * len(present),
+                *scoring.table_specs(plan, tables),
             ],
-            out_specs=[whole, of_keys, of_keys, *[table] * len(present)],
+            out_specs=[whole, of_keys, of_keys, *[table] * len(wide)],
             scratch_shapes=[
                 *[pltpu.VMEM((together, size, queries), jnp.float32), gathered, gathered],
-                *[pltpu.VMEM((block, TILE), word)] * bool(present),
+                *[pltpu.VMEM((block, TILE), word)] * bool(wide),
                 *[pltpu.VMEM((blocks.table_width, TILE), word)] * blocks.c2p,
             ],
         ),
         out_shape=[
             *[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, key, value)],
-            *[jax.ShapeDtypeStruct(t.shape, jnp.float32) for t in present],
+            *[jax.ShapeDtypeStruct(t.shape, jnp.float32) for t in wide],
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary")
@@ -67,11 +68,12 @@ def backward(
         interpret=blocks.interpret,
     )(
         seeds, visits, ranges, query, key, value, query_segments, key_segments, places,
-        output, lse, gradient, *present,
+        output, lse, gradient, *scoring.present(tables),
     )  # fmt: skip
     d_query, d_key, d_value, *d_tables = results
     d_tables = [d_table * _units(blocks) for d_table in d_tables]
-    return d_query, d_key, d_value, tuple(None if t is None else d_tables.pop(0) for t in tables)
+    d_tables = tuple(None if t is None else d_tables.pop(0) for t in tables[:2])
+    return d_query, d_key, d_value, d_tables
 
 
 def _units(blocks):
@@ -79,17 +81,18 @@ def _units(blocks):
     return np.float32(np.log(2) / (1 - blocks.rate))
 
 
-def _kernel(blocks, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
+def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
+    blocks = plan.blocks
     query_segments_ref, key_segments_ref, places_ref, output_ref, lse_ref, *refs = refs
     gradient_ref, *refs = refs
-    key_table_ref = refs.pop(0) if blocks.c2p else None
-    query_table_ref = refs.pop(0) if blocks.p2c else None
+    tables, refs = scoring.split_tables(blocks, refs)
+    key_table_ref, query_table_ref = tables[:2]
     d_query_ref, d_key_ref, d_value_ref, *refs = refs
     d_key_table_ref = refs.pop(0) if blocks.c2p else None
     d_query_table_ref = refs.pop(0) if blocks.p2c else None
     query_sum_ref, key_sum_ref, value_sum_ref, *refs = refs
     by_score_ref = refs.pop(0) if blocks.c2p or blocks.p2c else None
-    c2p_ref = refs.pop() if blocks.c2p else None
+    sources = scoring.Refs(query_ref, key_ref, *tables, refs.pop() if blocks.c2p else None)
     head, item, j, i = (pl.program_id(axis) for axis in range(4))
     of_tile = pl.ds(pl.multiple_of(i * TILE, TILE), TILE)
     place = scoring.Place(places_ref[0], ranges_ref[item, i, 0], ranges_ref[item, i, 1], j)
@@ -108,36 +111,38 @@ def _kernel(blocks, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value
 
     @pl.when(j == 0)
     def _start_queries():
-        zeros = jnp.zeros((blocks.heads, *query_sum_ref.shape[1:2], TILE), jnp.float32)
-        query_sum_ref[:, :, of_tile] = zeros
+        query_sum_ref[:, :, of_tile] = jnp.zeros_like(query_sum_ref[:, :, of_tile])
 
     def weights(near):
-        """(probabilities as dropped, gradients by score) of each head, [keys, queries]."""
-        refs = query_ref, key_ref, key_table_ref, query_table_ref
-        found, rows = scoring.scores(blocks, *refs, c2p_ref, place, near)
-        seen = scoring.visible(blocks, query_segments_ref[0], key_segments_ref[0], place)
-        kept = scoring.kept(blocks, seeds_ref, item, head, place)
-        result = []
-        for e in range(blocks.heads):
-            score = jnp.where(seen, found[e] + (rows[e] - lse_ref[0, e]), tiles.UNSEEN)
-            weight = jnp.exp2(score)
-            gradient = gradient_ref[0, e]
-            by_weight = tiles.product(value_ref[0, e], gradient, (0, 0))
-            dropped = weight
-            if kept is not None:
-                by_weight = jnp.where(kept[e], by_weight, 0.0)
-                dropped = jnp.where(kept[e], weight, 0.0)
-            both = output_ref[0, e].astype(jnp.float32) * gradient.astype(jnp.float32)
-            delta = jnp.sum(both, axis=0, keepdims=True) * (1 - blocks.rate)
-            result.append((dropped, weight * (by_weight - delta)))
-        return result
+        """(probabilities as dropped of each head, gradients by score), [keys, queries]."""
+        segments = query_segments_ref[0], key_segments_ref[0]
+        weights, by_scores = ([[] for _ in range(blocks.heads)] for _ in range(2))
+        for tile in range(blocks.block // TILE):
+            found, rows = scoring.scores(plan, sources, place, near, tile)
+            seen = scoring.visible(blocks, *segments, place, tile)
+            kept = scoring.kept(blocks, seeds_ref, item, head, place, tile)
+            for e in range(blocks.heads):
+                score = jnp.where(seen, found[e] + (rows[e] - lse_ref[0, e]), tiles.UNSEEN)
+                weight = dropped = jnp.exp2(score)
+                value = value_ref[0, e, :, tile * TILE : (tile + 1) * TILE]
+                by_weight = tiles.product(value, gradient_ref[0, e], (0, 0))
+                if kept is not None:
+                    by_weight = jnp.where(kept[e], by_weight, 0.0)
+                    dropped = jnp.where(kept[e], weight, 0.0)
+                weights[e].append(dropped)
+                by_scores[e].append(weight * (by_weight - delta(e)))
+        return [[jnp.concatenate(x, axis=0) for x in kind] for kind in (weights, by_scores)]
+
+    def delta(e):
+        both = output_ref[0, e].astype(jnp.float32) * gradient_ref[0, e].astype(jnp.float32)
+        return jnp.sum(both, axis=0, keepdims=True) * (1 - blocks.rate)
 
     def attend(near):
         if near and blocks.c2p:
-            scoring.fill_c2p(blocks, query_ref, key_table_ref, c2p_ref)
-        found = weights(near)
+            scoring.fill_c2p(blocks, sources)
+        probabilities, by_scores = weights(near)
         dtype = query_ref.dtype
-        for e, (weight, by_score) in enumerate(found):
+        for e, (weight, by_score) in enumerate(zip(probabilities, by_scores, strict=True)):
             gradient, by_score_low = gradient_ref[0, e], by_score.astype(dtype)
             query, key = query_ref[0, e], key_ref[0, e]
             value_sum_ref[e] += tiles.product(gradient, weight.astype(dtype), (1, 1))
@@ -159,7 +164,7 @@ def _kernel(blocks, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value
                     to_query += by_query * row
             query_sum_ref[e, :, of_tile] += to_query
         if near:
-            by_score_ref[...] = tiles.fold([by_score for _, by_score in found], blocks)
+            by_score_ref[...] = tiles.fold(by_scores, blocks)
             if blocks.c2p:
                 c2p_gradients()
             if blocks.p2c:
@@ -177,42 +182,49 @@ def _kernel(blocks, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value
     def p2c_gradients():
         live = query_segments_ref[0] > 0
         spot = jnp.where(live, scoring.spot(blocks, place.of_query, j), -1)
+        add_p2c(spot)
         clipped = not blocks.single and scoring.clips(blocks, place)
-        pl.when((ranges_ref[item, i, 2] > 0) | clipped)(lambda: join(spot))
-        spot_column = jnp.broadcast_to(spot, (TILE, TILE)).T
 
-        def add(column, before):
-            after, index = scoring.query_of(spot_column, column, before)
+        @pl.when((ranges_ref[item, i, 2] > 0) | clipped)
+        def _of_repeats():
+            join_others(spot)
+            add_p2c(spot)
+
+    def add_p2c(spot):
+        """Adds what the last query at each spot gives."""
+
+        def add(span):
+            index = scoring.query_of(blocks, spot, span)
             for tile in range(blocks.block // TILE):
                 keys = slice(tile * TILE, (tile + 1) * TILE)
-                window = scoring.table_window(blocks, tile, column)
-                moved = jnp.take_along_axis(by_score_ref[keys], index & (TILE - 1), axis=1)
-                moved = jnp.where(index >= 0, moved, jnp.zeros_like(moved))
+                window = scoring.table_window(blocks, tile, span)
+                moved = scoring.pick(by_score_ref[keys], index)
                 for e in range(blocks.heads):
                     by_row = tiles.unfold(moved, e, blocks).astype(key_ref.dtype)
                     row, key = query_table_ref[e, :, window], key_ref[0, e, :, keys]
                     key_sum_ref[e, :, keys] += tiles.product(row, by_row, (1, 1))
                     d_query_table_ref[e, :, window] += tiles.product(key, by_row, (1, 0))
-            return after
 
-        scoring.each_column(blocks, place, add, jnp.full((TILE, TILE), -1, jnp.int32))
+        scoring.each_span(blocks, place, add)
 
-    def join(spot):
-        """Adds up what queries at one spot have, where `query_of` looks for it."""
-        same = jnp.broadcast_to(spot, (TILE, TILE)).T == spot
-        query = jax.lax.broadcasted_iota(jnp.int32, (TILE, TILE), 0)
+    def join_others(spot):
+        """Leaves to the last query at each spot the sum of what all others there have.
+
+        Rare: masked places do not repeat, and padding's gradients are zero.
+        """
+        same = spot == jnp.broadcast_to(spot, (TILE, TILE)).T
+        query, lane = (jax.lax.broadcasted_iota(jnp.int32, (TILE, TILE), axis) for axis in (0, 1))
         last = jnp.max(jnp.where(same, query, -1), axis=0, keepdims=True)
-        lane = jax.lax.broadcasted_iota(jnp.int32, (1, TILE), 1)
-        sums = (same & (last == lane)).astype(jnp.float32).astype(query_ref.dtype)
+        others = same & (last == lane) & (query != lane)
+        others = others.astype(jnp.float32).astype(query_ref.dtype)
         for start in range(0, blocks.block, TILE):
             keys = slice(start, start + TILE)
-            parts = [
-                tiles.product(
-                    tiles.unfold(by_score_ref[keys], e, blocks).astype(sums.dtype), sums, (1, 0)
-                )
+            by_score = [
+                tiles.unfold(by_score_ref[keys], e, blocks).astype(others.dtype)
                 for e in range(blocks.heads)
             ]
-            by_score_ref[keys] = tiles.fold(parts, blocks)
+            sums = [tiles.product(x, others, (1, 0)) for x in by_score]
+            by_score_ref[keys] = tiles.fold(sums, blocks)
 
     scoring.when_visited(blocks, visits_ref, ranges_ref, item, i, j, attend)
 
@@ -220,16 +232,13 @@ def _kernel(blocks, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value
 
     @pl.when(i == pl.num_programs(3) - 1)
     def _finish_keys():
-        d_key_ref[0] = (key_sum_ref[...] * units).astype(d_key_ref.dtype)
-        d_value_ref[0] = (value_sum_ref[...] * np.float32(1 / (1 - blocks.rate))).astype(
-            d_value_ref.dtype
-        )
+        d_key, d_value = key_sum_ref[...] * units, value_sum_ref[...] / (1 - blocks.rate)
+        d_key_ref[0], d_value_ref[0] = d_key.astype(key_ref.dtype), d_value.astype(value_ref.dtype)
 
     @pl.when(j == blocks.count - 1)
     def _finish_queries():
-        d_query_ref[0, :, :, of_tile] = (query_sum_ref[:, :, of_tile] * units).astype(
-            d_query_ref.dtype
-        )
+        d_query = query_sum_ref[:, :, of_tile] * units
+        d_query_ref[0, :, :, of_tile] = d_query.astype(query_ref.dtype)
 
 
 def _add_far(blocks, d_table_ref, e, offset, total_D1):

@@ -13,42 +13,43 @@ from deberta_jax.kernels.tpu.blocks import TILE
 
 
 def forward(
-    blocks, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, places
+    plan, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, places
 ):
     """(output [B, H, D, P], log2-sum-exp2 [B, H, 1, P], float32).
 
     Scores are in bits: the scale and log2(e) are already in `query` and in p2c's table.
 
     Args:
-        blocks: the static shape.
+        plan: the static shape.
         seeds: int32 [4] of the dropout: two words of the key, first item, first head.
         visits: int32 [B, I, J]: whether query tile i may see anything of key block j.
-        ranges: int32 [B, I, 2]: first and last place of the queries of a tile.
+        ranges: int32 [B, I, 3]: first and last place of a tile's queries that see anything, and
+            whether any repeats.
         query: [B, H, D, P].
         key, value: [B, H, D, L].
-        tables: (c2p's, p2c's) [H, D, W], None where a term is off.
+        tables: see `masked_scores.Refs`: key_table to row_of_column; None where a
+            term is off.
         query_segments, key_segments: int32 [B, 1, P] and [B, 1, L].
         places: int32 [B, 1, P].
     """
     batch, heads, size, queries = query.shape
+    blocks = plan.blocks
     block, together = blocks.block, blocks.heads
     of_queries = pl.BlockSpec((1, together, size, TILE), lambda h, b, i, j, *_: (b, h, 0, i))
     of_keys = pl.BlockSpec((1, together, size, block), lambda h, b, i, j, *_: (b, h, 0, j))
     query_row = pl.BlockSpec((1, 1, TILE), lambda h, b, i, j, *_: (b, 0, i))
     key_row = pl.BlockSpec((1, 1, block), lambda h, b, i, j, *_: (b, 0, j))
-    table = pl.BlockSpec((together, size, blocks.table_width), lambda h, *_: (h, 0, 0))
     lse = pl.BlockSpec((1, together, 1, TILE), lambda h, b, i, j, *_: (b, h, 0, i))
-    present = [t for t in tables if t is not None]
     word = jnp.int32 if together == 2 else jnp.float32
     return pl.pallas_call(
-        functools.partial(_kernel, blocks),
+        functools.partial(_kernel, plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(heads // together, batch, queries // TILE, blocks.count),
             in_specs=[
                 *[of_queries, of_keys, of_keys],
                 *[query_row, key_row, query_row],
-                *[table] * len(present),
+                *scoring.table_specs(plan, tables),
             ],
             out_specs=[of_queries, lse],
             scratch_shapes=[
@@ -68,16 +69,17 @@ def forward(
         name="masked_attention_forward",
         interpret=blocks.interpret,
     )(
-        seeds, visits, ranges, query, key, value, query_segments, key_segments, places, *present
+        seeds, visits, ranges, query, key, value, query_segments, key_segments, places,
+        *scoring.present(tables),
     )  # fmt: skip
 
 
-def _kernel(blocks, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
+def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
+    blocks = plan.blocks
     query_segments_ref, key_segments_ref, places_ref, *refs = refs
-    key_table_ref = refs.pop(0) if blocks.c2p else None
-    query_table_ref = refs.pop(0) if blocks.p2c else None
+    tables, refs = scoring.split_tables(blocks, refs)
     output_ref, lse_ref, top_ref, total_ref, sum_ref, *refs = refs
-    c2p_ref = refs.pop() if blocks.c2p else None
+    sources = scoring.Refs(query_ref, key_ref, *tables, refs.pop() if blocks.c2p else None)
     head, item, i, j = (pl.program_id(axis) for axis in range(4))
 
     @pl.when(j == 0)
@@ -86,30 +88,27 @@ def _kernel(blocks, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value
         total_ref[...] = jnp.zeros_like(total_ref)
         sum_ref[...] = jnp.zeros_like(sum_ref)
         if blocks.c2p:
-            scoring.fill_c2p(blocks, query_ref, key_table_ref, c2p_ref)
+            scoring.fill_c2p(blocks, sources)
 
     def attend(near):
         place = scoring.Place(places_ref[0], ranges_ref[item, i, 0], ranges_ref[item, i, 1], j)
-        refs = query_ref, key_ref, key_table_ref, query_table_ref
-        tiles_of = range(blocks.block // TILE)
-        parts = [
-            scoring.scores(blocks, *refs, c2p_ref, place, near, tile) for tile in tiles_of
-        ]
         segments = query_segments_ref[0], key_segments_ref[0]
-        seen = [scoring.visible(blocks, *segments, place, tile) for tile in tiles_of]
-        kept = [scoring.kept(blocks, seeds_ref, item, head, place, tile) for tile in tiles_of]
+        masks, parts = [], []
+        for tile in range(blocks.block // TILE):
+            found, rows = scoring.scores(plan, sources, place, near, tile)
+            seen = scoring.visible(blocks, *segments, place, tile)
+            parts.append([jnp.where(seen, score, tiles.UNSEEN) for score in found])
+            masks.append(scoring.kept(blocks, seeds_ref, item, head, place, tile))
         for e in range(blocks.heads):
-            row = parts[0][1][e]
-            score = jnp.concatenate(
-                [jnp.where(seen[t], parts[t][0][e], tiles.UNSEEN) for t in tiles_of], axis=0
-            )
-            top = jnp.maximum(top_ref[e], jnp.max(score, axis=0, keepdims=True) + row)
+            score = jnp.concatenate([of_heads[e] for of_heads in parts], axis=0)
+            top = jnp.maximum(top_ref[e], jnp.max(score, axis=0, keepdims=True) + rows[e])
             decay = jnp.exp2(top_ref[e] - top)
-            weight = jnp.exp2(score + (row - top))
+            weight = jnp.exp2(score + (rows[e] - top))
             top_ref[e] = top
             total_ref[e] = total_ref[e] * decay + jnp.sum(weight, axis=0, keepdims=True)
             if blocks.rate:
-                weight = jnp.where(jnp.concatenate([k[e] for k in kept]), weight, 0.0)
+                kept = jnp.concatenate([of_heads[e] for of_heads in masks], axis=0)
+                weight = jnp.where(kept, weight, 0.0)
             value = value_ref[0, e]
             product = tiles.product(value, weight.astype(value.dtype), (1, 0))
             sum_ref[e] = sum_ref[e] * decay + product

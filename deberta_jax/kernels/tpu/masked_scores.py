@@ -5,17 +5,53 @@ where the relative tables end, counted from 0. Beyond, every distance shares the
 a query moved to the last spot reads what it should.
 """
 
-from typing import NamedTuple
+import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 
 from deberta_jax.kernels.tpu import scores as square
 from deberta_jax.kernels.tpu import tiles
-from deberta_jax.kernels.tpu.blocks import TILE
+from deberta_jax.kernels.tpu.blocks import TILE, Blocks
 
 _SUBLANES = 8
+_LOW = 0xFFFF
+
+
+class Plan(NamedTuple):
+    """The static shape of one call.
+
+    Attributes:
+        blocks: of keys.
+        row_tiles: for each tile of keys of a block, the first of the tiles of p2c's rows that it
+            reads, and the end of them.
+    """
+
+    blocks: Blocks
+    row_tiles: tuple
+
+
+class Refs(NamedTuple):
+    """What scores are made of, in VMEM; None where a term is off.
+
+    Attributes:
+        query, key: [1, G, D, T].
+        key_table, query_table: [G, D, W], a column for each distance.
+        query_rows: [G, D, R], p2c's rows as they stand: fewer than there are distances.
+        row_of_column: int32 [W, TILE], see `rows_of_columns`.
+        c2p: [W, queries], filled by `fill_c2p`.
+    """
+
+    query: Any
+    key: Any
+    key_table: Any
+    query_table: Any
+    query_rows: Any
+    row_of_column: Any
+    c2p: Any
 
 
 class Place(NamedTuple):
@@ -25,6 +61,30 @@ class Place(NamedTuple):
     first: jax.Array
     last: jax.Array
     j: jax.Array
+
+
+def present(tables):
+    """Those of the terms that are on."""
+    return [table for table in tables if table is not None]
+
+
+def table_specs(plan, tables):
+    """Block specifications of `present(tables)` for grids whose first axis is the head."""
+    together = plan.blocks.heads
+    specs = [
+        None if t is None else pl.BlockSpec((together, *t.shape[1:]), lambda h, *_: (h, 0, 0))
+        for t in tables[:3]
+    ]
+    if tables[3] is not None:
+        specs.append(pl.BlockSpec(tables[3].shape, lambda *_: (0, 0)))
+    return present(specs)
+
+
+def split_tables(blocks, refs):
+    """(the tables' references, None where a term is off; the references behind them)."""
+    refs = list(refs)
+    on = blocks.c2p, blocks.p2c, blocks.p2c, blocks.p2c
+    return [refs.pop(0) if term else None for term in on], refs
 
 
 def spots(blocks):
@@ -62,19 +122,19 @@ def when_visited(blocks, visits_ref, ranges_ref, item, i, j, attend):
     pl.when(visited & jnp.logical_not(near))(lambda: attend(False))
 
 
-def each_column(blocks, place, step, carry):
-    """`step(column, carry)` for each tile of spots that a tile of keys meets, in order.
+def each_span(blocks, place, step):
+    """`step(span)` for each span of spots, as many as a block has keys, with queries in it.
 
-    A key's window begins at its own place: that of the last key of a tile of keys at spot 0, that
-    of the first TILE - 1 spots later.
+    A tile of keys sees a span through a window of one tile more: the last key of the tile from
+    column 0 on, the first from column TILE - 1.
     """
     if blocks.single:
-        for column in range(spots(blocks) // TILE + 1):
-            carry = step(column, carry)
-        return carry
-    begin = spot(blocks, place.first, place.j) >> 7
-    end = ((spot(blocks, place.last, place.j) + TILE - 1) >> 7) + 1
-    return jax.lax.fori_loop(begin, end, step, carry)
+        step(0)
+        return
+    begin, end = (
+        jax.lax.div(spot(blocks, edge, place.j), blocks.block) for edge in (place.first, place.last)
+    )
+    jax.lax.fori_loop(begin, end + 1, lambda span, _: step(span), None)
 
 
 def visible(blocks, query_segments_1Q, key_segments_1K, place, tile):
@@ -96,81 +156,126 @@ def _less_lane(place_1Q):
     return place_1Q - jax.lax.broadcasted_iota(jnp.int32, place_1Q.shape, 1)
 
 
-def fill_c2p(blocks, query_ref, key_table_ref, c2p_ref):
-    """Fills `c2p_ref`, [W, queries], with Qc_i . Kr for every column of the table, folded."""
+def fill_c2p(blocks, refs):
+    """Fills `refs.c2p` with Qc_i . Kr for every column of the table, folded."""
     for start in range(0, blocks.table_width, TILE):
-        rows = slice(start, start + TILE)
+        columns = slice(start, start + TILE)
         products = [
-            tiles.product(key_table_ref[e, :, rows], query_ref[0, e], (0, 0))
+            tiles.product(refs.key_table[e, :, columns], refs.query[0, e], (0, 0))
             for e in range(blocks.heads)
         ]
-        c2p_ref[rows] = tiles.fold(products, blocks)
+        refs.c2p[columns] = tiles.fold(products, blocks)
 
 
-def scores(blocks, query_ref, key_ref, key_table_ref, query_table_ref, c2p_ref, place, near, tile):
+def scores(plan, refs, place, near, tile):
     """([keys, queries], [1, queries]) of each head for a tile of keys; their sum is the scores."""
-    keys = slice(tile * TILE, (tile + 1) * TILE)
+    blocks, keys = plan.blocks, slice(tile * TILE, (tile + 1) * TILE)
     if not near:
-        refs = query_ref, key_ref, key_table_ref, query_table_ref
+        of_content = refs.query, refs.key, refs.key_table, refs.query_table
         offset = place.first - place.j * blocks.block
-        return square.far_scores(blocks, *refs, offset, keys)
-    key_TD = [key_ref[0, e, :, keys].T for e in range(blocks.heads)]
+        return square.far_scores(blocks, *of_content, offset, keys)
+    key_TD = [refs.key[0, e, :, keys].T for e in range(blocks.heads)]
     bias = []
     if blocks.c2p:
-        shift = spots(blocks) - 1 - spot(blocks, place.of_query, place.j)
-        bias.append(slide(c2p_ref[keys.start : keys.stop + spots(blocks)], shift))
+        bias.append(slide(_reach(blocks, refs.c2p, tile), _shift(blocks, place)))
     if blocks.p2c:
-        bias.append(_p2c(blocks, key_TD, query_table_ref, place, tile))
+        bias.append(_p2c(plan, key_TD, refs, place, tile))
     found = []
     for e in range(blocks.heads):
-        score = tiles.product(key_TD[e], query_ref[0, e], (1, 0))
+        score = tiles.product(key_TD[e], refs.query[0, e], (1, 0))
         for folded in bias:
             score += tiles.unfold(folded, e, blocks)
         found.append(score)
     return found, [0.0] * blocks.heads
 
 
-def _p2c(blocks, key_TD, query_table_ref, place, tile):
-    """Qr_delta(i, j) . Kc_j of a tile of keys, folded [keys, queries]."""
-    spot_1Q = spot(blocks, place.of_query, place.j)
-    column_TQ = spot_1Q + (TILE - 1) - jax.lax.broadcasted_iota(jnp.int32, (TILE, TILE), 0)
-    lane, of_lane = column_TQ & (TILE - 1), column_TQ >> 7
+def _p2c(plan, key_TD, refs, place, tile):
+    """Qr_delta(i, j) . Kc_j of a tile of keys, folded [keys, queries].
 
-    def add(column, found):
-        window = table_window(blocks, tile, column)
+    Each key's product with every row of the table that its tile can reach, and of those, by the
+    gather that stays within a register's lanes, the row of each query.
+    """
+    blocks = plan.blocks
+    row = _row(blocks, refs.row_of_column, place, tile)
+    lane, of_lane = row & (TILE - 1), row >> 7
+    found = jnp.zeros((TILE, TILE), jnp.int32 if blocks.heads == 2 else jnp.float32)
+    for part in range(*plan.row_tiles[tile]):
+        rows = slice(part * TILE, (part + 1) * TILE)
         products = [
-            tiles.product(key_TD[e], query_table_ref[e, :, window], (1, 0))
+            tiles.product(key_TD[e], refs.query_rows[e, :, rows], (1, 0))
             for e in range(blocks.heads)
         ]
         here = jnp.take_along_axis(tiles.fold(products, blocks), lane, axis=1)
-        return jnp.where(of_lane == column, here, found)
-
-    zeros = jnp.zeros((TILE, TILE), jnp.int32 if blocks.heads == 2 else jnp.float32)
-    return each_column(blocks, place, add, zeros)
+        found = jnp.where(of_lane == part, here, found)
+    return found
 
 
-def table_window(blocks, tile, column):
-    """The columns of p2c's table that a tile of keys reads at the tile `column` of its window."""
-    start = blocks.block - (tile + 1) * TILE + column * TILE
-    return pl.ds(start if blocks.single else pl.multiple_of(start, TILE), TILE)
+def _row(blocks, row_of_column_ref, place, tile):
+    """int32 [keys, queries]: delta(i, j). See `rows_of_columns`."""
+    half = _half(blocks)
+    words = slide(_reach(blocks, row_of_column_ref, tile % half), _shift(blocks, place))
+    return words >> 16 if tile >= half else words & _LOW
 
 
-def query_of(spot_QT, column, before_TT):
-    """(a part of the next call's result, index [T, T]): which query a column of a window stands for.
+def rows_of_columns(blocks, rows_W):
+    """int32 [W, TILE], along all lanes: the row of each column, in the order of c2p's table.
 
-    Row t holds the last query at spot (column * TILE + lane + t - TILE + 1), or -1: those of this
-    tile of spots and, `before_TT`, of the one before it.
+    A word's high half holds the row that the same query sees half a block later, so that sliding a
+    column down to its query serves two tiles of keys.
+    """
+    later = np.minimum(np.arange(len(rows_W)) + _half(blocks) * TILE, len(rows_W) - 1)
+    words = (rows_W | rows_W[later] << 16).astype(np.int32)
+    return jnp.broadcast_to(jnp.asarray(words)[:, None], (len(words), TILE))
 
-    Args:
-        spot_QT: spot of each query, along the rows.
-        column: tile of the window.
-        before_TT: the first result for the tile before.
+
+def _half(blocks):
+    """Tiles of keys in the first half of a block."""
+    return -(-blocks.block // TILE // 2)
+
+
+def _reach(blocks, columns_ref, tile):
+    """The columns of a table that a tile of keys can reach, down the rows."""
+    return columns_ref[tile * TILE : (tile + 1) * TILE + spots(blocks)]
+
+
+def _shift(blocks, place):
+    """How far down its columns each query finds its first key's."""
+    return spots(blocks) - 1 - spot(blocks, place.of_query, place.j)
+
+
+def table_window(blocks, tile, span):
+    """The columns of p2c's table through which a tile of keys sees a span of spots."""
+    start = blocks.block - (tile + 1) * TILE + span * blocks.block
+    start = start if blocks.single else pl.multiple_of(start, TILE)
+    return pl.ds(start, blocks.block + TILE)
+
+
+def query_of(blocks, spot_1Q, span):
+    """int32 [TILE, block + TILE]: the query that a tile of keys sees at each column of its window.
+
+    Row t holds at column c the last query at spot c + t - TILE + 1 of the span, or -1.
     """
     lane, row = (jax.lax.broadcasted_iota(jnp.int32, (TILE, TILE), axis) for axis in (1, 0))
-    query = jnp.where(spot_QT == lane + column * TILE, row, -1)
-    last = jnp.broadcast_to(jnp.max(query, axis=0, keepdims=True), (TILE, TILE))
-    turned = jnp.take_along_axis(last, (lane + row + 1) & (TILE - 1), axis=1)
-    return turned, jnp.where(lane + row + 1 < TILE, before_TT, turned)
+    spot_QT = jnp.broadcast_to(spot_1Q - span * blocks.block, (TILE, TILE)).T
+    turned = [jnp.full((TILE, TILE), -1, jnp.int32)]
+    for start in range(0, blocks.block, TILE):
+        query = jnp.where(spot_QT == lane + start, row, -1)
+        last = jnp.broadcast_to(jnp.max(query, axis=0, keepdims=True), (TILE, TILE))
+        turned.append(jnp.take_along_axis(last, (lane + row + 1) & (TILE - 1), axis=1))
+    turned.append(turned[0])
+    before = lane + row + 1 < TILE
+    parts = [jnp.where(before, a, b) for a, b in itertools.pairwise(turned)]
+    return jnp.concatenate(parts, axis=1)
+
+
+def pick(words, index):
+    """out[t, c] = words[t, index[t, c]], zero where the index is -1."""
+    parts = []
+    for start in range(0, index.shape[1], TILE):
+        of_part = index[:, start : start + TILE]
+        found = jnp.take_along_axis(words, of_part & (TILE - 1), axis=1)
+        parts.append(jnp.where(of_part >= 0, found, jnp.zeros_like(found)))
+    return jnp.concatenate(parts, axis=1)
 
 
 def slide(words, shift_1Q):
@@ -182,7 +287,7 @@ def slide(words, shift_1Q):
         bit //= 2
     sublane = _sublanes() + (shift_1Q & (_SUBLANES - 1))
     turned = _turned(words, sublane & (_SUBLANES - 1))
-    rows = [jnp.where(sublane < _SUBLANES, a, b) for a, b in zip(turned, turned[1:])]
+    rows = [jnp.where(sublane < _SUBLANES, a, b) for a, b in itertools.pairwise(turned)]
     return jnp.concatenate(rows[: TILE // _SUBLANES], axis=0)
 
 
@@ -191,7 +296,7 @@ def spread(words, shift_1Q, height):
     sublane = _sublanes() - (shift_1Q & (_SUBLANES - 1))
     none = jnp.zeros((_SUBLANES, TILE), words.dtype)
     turned = [none, *_turned(words, sublane & (_SUBLANES - 1)), none]
-    rows = [jnp.where(sublane >= 0, b, a) for a, b in zip(turned, turned[1:])]
+    rows = [jnp.where(sublane >= 0, b, a) for a, b in itertools.pairwise(turned)]
     words = jnp.concatenate(rows, axis=0)
     bit, most = _SUBLANES, height - words.shape[0]
     while bit <= most:

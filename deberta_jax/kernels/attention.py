@@ -6,7 +6,7 @@ import logging
 import jax
 from jax.sharding import PartitionSpec
 
-from deberta_jax.kernels import gpu, tpu, xla
+from deberta_jax.kernels import device, gpu, tpu, xla
 from deberta_jax.kernels.relative import Relative
 
 IMPLEMENTATIONS = ("xla", "tpu", "gpu")
@@ -85,7 +85,7 @@ def disentangled_attention(
 
 
 def _fastest(*operands) -> str:
-    name = jax.default_backend()
+    name = device.platform()
     if name not in _FUSED:
         return "xla"
     try:

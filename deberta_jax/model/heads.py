@@ -23,9 +23,12 @@ class MaskedLMHead(nn.Module):
         self.norm = layer_norm(c)
         self.output_bias = bias(self, "bias", c, (c.vocab_size,), ("vocab",))
 
+    def transform(self, hidden_BPE):
+        """What the word embeddings are multiplied with, [B, P, E]."""
+        return self.norm(ACTIVATIONS[self.config.hidden_act](self.dense(hidden_BPE)))
+
     def __call__(self, hidden_BPE, word_embeddings):
-        hidden_BPE = self.norm(ACTIVATIONS[self.config.hidden_act](self.dense(hidden_BPE)))
-        logits = word_embeddings.attend(hidden_BPE) + self.output_bias
+        logits = word_embeddings.attend(self.transform(hidden_BPE)) + self.output_bias
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 
 
@@ -101,6 +104,30 @@ class DebertaForMaskedLM(Deberta):
             masked_positions_BP: int32 places in the sequence to decode. All of them, in order,
                 where it is left out.
         """
+        decoded_BPE = self._decode(
+            input_ids_BL, attention_mask_BL, position_ids_BL, masked_positions_BP
+        )
+        return self.lm_head(decoded_BPE, self.embeddings.word_embeddings)
+
+    def before_projection(
+        self,
+        input_ids_BL: jax.Array,
+        attention_mask_BL: jax.Array | None = None,
+        position_ids_BL: jax.Array | None = None,
+        masked_positions_BP: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(hidden [B, P, E], embedding [V, E], bias [V]): the logits are hidden . embedding + bias.
+
+        For losses that make the logits a block at a time; the arguments are those of `__call__`.
+        """
+        decoded_BPE = self._decode(
+            input_ids_BL, attention_mask_BL, position_ids_BL, masked_positions_BP
+        )
+        hidden_BPE = self.lm_head.transform(decoded_BPE)
+        return hidden_BPE, self.embeddings.word_embeddings.embedding, self.lm_head.output_bias
+
+    def _decode(self, input_ids_BL, attention_mask_BL, position_ids_BL, masked_positions_BP):
+        """The last hidden state of the tokens at `masked_positions_BP`, [B, P, E]."""
         segments_BL, positions_BL = with_defaults(input_ids_BL, attention_mask_BL, position_ids_BL)
         if masked_positions_BP is None:
             everywhere_L = jnp.arange(input_ids_BL.shape[1])
@@ -117,4 +144,4 @@ class DebertaForMaskedLM(Deberta):
             queries_BPE = self.encoder.decode(
                 hidden_BLE, segments_BL, queries_BPE, masked_positions_BP
             )
-        return self.lm_head(queries_BPE, self.embeddings.word_embeddings)
+        return queries_BPE

@@ -1,9 +1,13 @@
 """Masked language modelling, decoded with EMD: the pre-training objective of v1 and v2."""
 
+import math
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deberta_jax.kernels.cross_entropy import cross_entropy
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.flops import masked_lm_flops
 from deberta_jax.model.heads import DebertaForMaskedLM
@@ -34,13 +38,13 @@ class MaskedLanguageModelling:
         return {"masked": jnp.maximum(jnp.sum(batch["masked_weights"]), 1e-6)}
 
     def loss(self, params, batch, weights, rng):
-        logits_BPV = self.logits(params, batch, rng).astype(jnp.float32)
+        hidden_BPE, embedding_VE, bias_V = self._apply(params, batch, rng, "before_projection")
         labels_BP, weights_BP = batch["masked_labels"], batch["masked_weights"]
-        target_BP = jnp.take_along_axis(logits_BPV, labels_BP[..., None], axis=-1)[..., 0]
-        loss_BP = jax.nn.logsumexp(logits_BPV, axis=-1) - target_BP
+        axes = _mesh_axes(labels_BP.shape[0], embedding_VE.shape)
+        loss_BP, right_BP = cross_entropy(hidden_BPE, embedding_VE, bias_V, labels_BP, *axes)
         sums = {
             "loss": jnp.sum(loss_BP * weights_BP),
-            "correct": jnp.sum((jnp.argmax(logits_BPV, axis=-1) == labels_BP) * weights_BP),
+            "correct": jnp.sum(right_BP * weights_BP),
         }
         if rng is None and self._unigram_loss_V is not None:
             baseline_BP = jnp.asarray(self._unigram_loss_V)[labels_BP]
@@ -49,6 +53,9 @@ class MaskedLanguageModelling:
 
     def logits(self, params, batch, rng=None):
         """Logits [B, P, V] of the masked tokens; with dropout where there is an rng."""
+        return self._apply(params, batch, rng, "__call__")
+
+    def _apply(self, params, batch, rng, method):
         model = self._evaluate if rng is None else self._train
         return model.apply(
             {"params": params},
@@ -57,6 +64,7 @@ class MaskedLanguageModelling:
             batch["position_ids"],
             batch["masked_positions"],
             rngs=None if rng is None else {"dropout": rng},
+            method=method,
         )
 
     def summarize(self, sums, weights):
@@ -65,6 +73,27 @@ class MaskedLanguageModelling:
 
     def flops_per_token(self, sequence_length, predictions):
         return masked_lm_flops(self.config, sequence_length, predictions) / sequence_length
+
+
+def _mesh_axes(batch_size: int, embedding_shape: tuple[int, int]):
+    """Mesh axes that split the batch, and the two axes of the word embedding, where they divide.
+
+    What `nn.logical_axis_rules` says of the mesh that the step is traced on; none outside of one.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return (), None, None
+
+    def splitting(axes, size):
+        """Those of some mesh axes that split anything, if they divide `size`."""
+        axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
+        axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+        return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
+
+    (batch_axes,) = nn.logical_to_mesh_axes(("batch",))
+    table_axes = zip(nn.logical_to_mesh_axes(("vocab", "embed")), embedding_shape, strict=True)
+    table_axes = (splitting(axes, size) for axes, size in table_axes)
+    return splitting(batch_axes, batch_size), *(axes[0] if axes else None for axes in table_axes)
 
 
 def unigram_cross_entropy(counts: np.ndarray) -> np.ndarray:

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deberta_jax.kernels import device
 from deberta_jax.kernels.tpu.backward import backward
-from deberta_jax.kernels.tpu.blocks import choose, distance_rows
+from deberta_jax.kernels.tpu.blocks import choose
 from deberta_jax.kernels.tpu.forward import forward
+from deberta_jax.kernels.tpu.masked import masked_attention
+from deberta_jax.kernels.tpu.operands import pad, seeds, tables
 
 
 def attention(
@@ -18,7 +21,7 @@ def attention(
     relative,
     query_segments_BL,
     key_segments_BL,
-    *,
+    query_positions_BQ=None,
     dropout_rate=0.0,
     dropout_rng=None,
     causal=False,
@@ -29,28 +32,36 @@ def attention(
     """See `kernels.disentangled_attention` for the arguments not named here.
 
     Args:
-        biases_3HD: added to queries, keys and values, so that their gradients cost nothing.
+        biases_3HD: added to queries, keys and values, so that their gradients cost nothing; for
+            queries in order only.
         first: item and head of the whole batch that this call's first ones are: dropout depends on
             them.
         interpret: whether to run interpreted, without a TPU.
     """
+    if query_positions_BQ is not None:
+        segments = query_segments_BL, key_segments_BL
+        settings = dropout_rate, dropout_rng, causal, first, interpret
+        content = query_BLHD, key_BLHD, value_BLHD
+        return masked_attention(*content, relative, *segments, query_positions_BQ, *settings)
     length, heads, size = query_BLHD.shape[1:]
     rate, dtype = float(dropout_rate), query_BLHD.dtype
     blocks = choose(length, heads, size, relative, causal, rate, dtype, interpret)
     content_3BLHD = jnp.stack([query_BLHD, key_BLHD, value_BLHD])
-    content = _pad(jnp.transpose(content_3BLHD, (0, 1, 3, 4, 2)), blocks.length)
+    content = pad(jnp.transpose(content_3BLHD, (0, 1, 3, 4, 2)), blocks.length)
     segments = [
-        _pad(x.astype(jnp.int32), blocks.length) for x in (query_segments_BL, key_segments_BL)
+        pad(x.astype(jnp.int32), blocks.length) for x in (query_segments_BL, key_segments_BL)
     ]
-    seeds = _seeds(dropout_rng if rate else None, first)
-    tables = _tables(relative, blocks, dtype)
-    output = _attention(blocks, content, biases_3HD, tables, *segments, seeds)
+    words = seeds(dropout_rng if rate else None, first)
+    rows = tables(relative, blocks, dtype)
+    output = _attention(blocks, content, biases_3HD, rows, *segments, words)
     return jnp.transpose(output, (0, 3, 1, 2))[:, :length]
 
 
 def check(query, key, value, relative=None, query_positions=None):
     """Raises ValueError or NotImplementedError for what the kernels do not take."""
     del relative
+    if query_positions is not None and not device.turns_by_row():
+        raise NotImplementedError(f"queries at places of their own on a {device.kind()}")
     if not key.shape == value.shape or (query_positions is None and query.shape != key.shape):
         raise ValueError(
             f"queries {query.shape}, keys {key.shape} and values {value.shape} must be of one shape"
@@ -63,38 +74,6 @@ def check(query, key, value, relative=None, query_positions=None):
         )
     if query.shape[-1] % 16:
         raise ValueError(f"the head size must be a multiple of 16, not {query.shape[-1]}")
-
-
-def _seeds(rng, first):
-    """int32 [4]: two random words, the first item, the first head."""
-    words = jnp.zeros(2, jnp.int32)
-    if rng is not None:
-        words = jax.lax.bitcast_convert_type(jax.random.bits(rng, (2,), jnp.uint32), jnp.int32)
-    return jnp.concatenate([words, jnp.stack([jnp.int32(x) for x in first])])
-
-
-def _pad(x, length):
-    missing = length - x.shape[-1]
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
-
-
-def _tables(relative, blocks, dtype):
-    """[H, D, W] for each term: relative rows -> a column for every distance of `blocks`.
-
-    A matmul against a constant: a gather by another name, at a hundredth of the layer's FLOPs.
-    """
-
-    def table(rows_RHD, distances, factor):
-        rows = distance_rows(relative, distances)
-        one_hot_RW = jnp.asarray(np.arange(rows_RHD.shape[0])[:, None] == rows, dtype)
-        precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
-        rows_RHD = (rows_RHD * factor).astype(dtype)
-        return jnp.einsum("RHD,RW->HDW", rows_RHD, one_hot_RW, precision=precision)
-
-    return (
-        table(relative.key_RHD, -blocks.distances, 1) if blocks.c2p else None,
-        table(relative.query_RHD, blocks.distances, blocks.scale) if blocks.p2c else None,
-    )
 
 
 def _visits(blocks, query_segments_BL, key_segments_BL):

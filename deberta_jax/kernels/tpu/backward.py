@@ -185,7 +185,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
         for tile in range(blocks.block // TILE):
             keys = slice(tile * TILE, (tile + 1) * TILE)
             window = scoring.table_window(blocks, i - j, tile)
-            moved = tiles.unskew(folded[keys])
+            moved = tiles.unskew(folded[keys], blocks)
             for e in range(blocks.heads):
                 by_row = tiles.unfold(moved, e, blocks).astype(key_ref.dtype)
                 row, key = query_table_ref[e, :, window], key_ref[0, e, :, keys]
@@ -197,7 +197,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
             queries = slice(tile * TILE, (tile + 1) * TILE)
             of_tile = pl.ds(pl.multiple_of(i * blocks.block + tile * TILE, TILE), TILE)
             window = scoring.table_window(blocks, j - i, tile)
-            moved = tiles.unskew(transposed_ref[queries])
+            moved = tiles.unskew(transposed_ref[queries], blocks)
             for e in range(blocks.heads):
                 by_row = tiles.unfold(moved, e, blocks).astype(query_ref.dtype)
                 row, query = key_table_ref[e, :, window], query_ref[0, e, :, queries]

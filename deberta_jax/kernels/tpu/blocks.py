@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
+from deberta_jax.kernels import device
+
 # Rows of one skewed tile: the lanes of a vector register, and the rows of a matrix unit.
 TILE = 128
 # Tokens of a block at most: its scores, a few megabytes, live in VMEM.
@@ -31,6 +33,7 @@ class Blocks:
         scale: what content scores are multiplied by; log2(e) is in it, for exp2 is what the
             hardware has.
         rate: share of the probabilities dropped.
+        strided: whether registers rotate by another amount in every row.
         interpret: whether the kernels run interpreted, without a TPU.
     """
 
@@ -43,6 +46,7 @@ class Blocks:
     scale: float
     causal: bool = False
     rate: float = 0.0
+    strided: bool = True
     interpret: bool = False
 
     @property
@@ -77,7 +81,8 @@ def choose(length, heads, size, relative, causal, rate, dtype, interpret) -> Blo
     blocks = [block for block in (512, 384, 256, 128) if block <= LARGEST_BLOCK]
     block = min(blocks, key=lambda size: (-(-length // size) * size, -size))
     padded = -(-length // block) * block
-    paired = heads % 2 == 0 and padded <= LONGEST_PAIRED and dtype == jax.numpy.bfloat16
+    strided = device.turns_by_row()
+    paired = strided and heads % 2 == 0 and padded <= LONGEST_PAIRED and dtype == jax.numpy.bfloat16
     c2p = relative is not None and relative.key_RHD is not None
     p2c = relative is not None and relative.query_RHD is not None
     return Blocks(
@@ -90,6 +95,7 @@ def choose(length, heads, size, relative, causal, rate, dtype, interpret) -> Blo
         scale=float(np.log2(np.e) / np.sqrt((1 + c2p + p2c) * size)),
         causal=causal,
         rate=rate,
+        strided=strided,
         interpret=interpret,
     )
 

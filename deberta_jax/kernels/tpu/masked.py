@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deberta_jax.kernels.tpu.attention import _pad, _seeds, _tables
 from deberta_jax.kernels.tpu.blocks import TILE, choose, distance_rows
 from deberta_jax.kernels.tpu.masked_backward import backward
 from deberta_jax.kernels.tpu.masked_forward import forward
 from deberta_jax.kernels.tpu.masked_scores import Plan, rows_of_columns
+from deberta_jax.kernels.tpu.operands import pad, seeds, tables
 
 
 def masked_attention(
@@ -49,7 +49,7 @@ def masked_attention(
     plan = _plan(relative, blocks)
     padded = -(-queries // TILE) * TILE
     query, key, value = (
-        _pad(jnp.transpose(x, (0, 2, 3, 1)), to)
+        pad(jnp.transpose(x, (0, 2, 3, 1)), to)
         for x, to in (
             (query_BPHD * jnp.asarray(blocks.scale, dtype), padded),
             (key_BKHD, blocks.length),
@@ -57,16 +57,16 @@ def masked_attention(
         )
     )
     query_segments, places = (
-        _pad(x.astype(jnp.int32), padded) for x in (query_segments_BP, query_positions_BP)
+        pad(x.astype(jnp.int32), padded) for x in (query_segments_BP, query_positions_BP)
     )
-    key_segments = _pad(key_segments_BK.astype(jnp.int32), blocks.length)
+    key_segments = pad(key_segments_BK.astype(jnp.int32), blocks.length)
     output = _attention(
         plan,
         *(query, key, value),
-        _tables(relative, blocks, dtype),
+        tables(relative, blocks, dtype),
         _rows(relative, blocks, dtype),
         *(query_segments, key_segments, places),
-        _seeds(dropout_rng if rate else None, first),
+        seeds(dropout_rng if rate else None, first),
     )
     return jnp.transpose(output, (0, 3, 1, 2))[:, :queries]
 
@@ -101,7 +101,7 @@ def _rows(relative, blocks, dtype):
     if not blocks.p2c:
         return None, None
     rows_HDR = jnp.transpose(relative.query_RHD * blocks.scale, (1, 2, 0)).astype(dtype)
-    rows_HDR = _pad(rows_HDR, -(-rows_HDR.shape[-1] // TILE) * TILE)
+    rows_HDR = pad(rows_HDR, -(-rows_HDR.shape[-1] // TILE) * TILE)
     # Their gradient is that of the table.
     of_column = distance_rows(relative, -blocks.distances)
     return jax.lax.stop_gradient(rows_HDR), rows_of_columns(blocks, of_column)

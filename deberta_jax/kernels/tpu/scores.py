@@ -16,7 +16,7 @@ def fill_c2p(blocks, query_ref, key_table_ref, offset, c2p_ref):
             tiles.product(query_ref[0, e, :, queries], key_table_ref[e, :, window], (0, 0))
             for e in range(blocks.heads)
         ]
-        c2p_ref[:, queries] = tiles.skew(tiles.fold(products, blocks), blocks.block).T
+        c2p_ref[:, queries] = tiles.skew(tiles.fold(products, blocks), blocks).T
 
 
 def near_scores(blocks, query_ref, key_ref, query_table_ref, c2p_ref, offset, keys):
@@ -46,7 +46,7 @@ def _p2c(blocks, key_ref, query_table_ref, offset, keys):
             )
             for e in range(blocks.heads)
         ]
-        parts.append(tiles.skew(tiles.fold(products, blocks), blocks.block))
+        parts.append(tiles.skew(tiles.fold(products, blocks), blocks))
     return jnp.concatenate(parts, axis=0)
 
 

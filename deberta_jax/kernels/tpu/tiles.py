@@ -55,19 +55,25 @@ def _bits(x):
     return jax.lax.bitcast_convert_type(x, jnp.int32)
 
 
-def skew(tile, length):
-    """out[t, s] = tile[t, TILE - 1 - t + s]: a window's columns -> `length` other tokens."""
+def skew(tile, blocks):
+    """out[t, s] = tile[t, TILE - 1 - t + s]: a window's columns -> the tokens of a block."""
     width = tile.shape[1]
-    return pltpu.roll(tile, width - (TILE - 1), 1, stride=1, stride_axis=0)[:, :length]
+    if blocks.strided:
+        turned = pltpu.roll(tile, width - (TILE - 1), 1, stride=1, stride_axis=0)
+    else:
+        turned = _turn_each(tile, [width - (TILE - 1) + row for row in range(TILE)])
+    return turned[:, : blocks.block]
 
 
-def unskew(tile):
+def unskew(tile, blocks):
     """The transpose of `skew`: out[t, TILE - 1 - t + s] = tile[t, s], zero elsewhere.
 
     Row t moves right by TILE - 1 - t. The hardware rotates further from row to row, never less,
     so each group of sublanes is turned upside down on the way.
     """
     tile = jnp.concatenate([tile, jnp.zeros((TILE, TILE), tile.dtype)], axis=1)
+    if not blocks.strided:
+        return _turn_each(tile, [TILE - 1 - row for row in range(TILE)])
     groups = []
     for start in range(0, TILE, _SUBLANES):
         group = _flip(tile[start : start + _SUBLANES])
@@ -80,6 +86,21 @@ def _flip(group):
     last = group.shape[0] - 1
     index = last - jax.lax.broadcasted_iota(jnp.int32, group.shape, 0)
     return jnp.take_along_axis(group, index, axis=0)
+
+
+def _turn_each(tile, shifts):
+    """Rotates row t right by shifts[t]: a group of sublanes at once, then bit by bit."""
+    width, groups = tile.shape[1], []
+    for start in range(0, TILE, _SUBLANES):
+        own = shifts[start : start + _SUBLANES]
+        least = min(own)
+        group = pltpu.roll(tile[start : start + _SUBLANES], least % width, 1)
+        row = jax.lax.broadcasted_iota(jnp.int32, group.shape, 0)
+        rest = row if own[0] == least else _SUBLANES - 1 - row
+        for bit in (1, 2, 4):
+            group = jnp.where((rest & bit) > 0, pltpu.roll(group, bit, 1), group)
+        groups.append(group)
+    return jnp.concatenate(groups, axis=0)
 
 
 def visible(blocks, query_segments_1Q, key_segments_1K, query_start, key_start):

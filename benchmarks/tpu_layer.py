@@ -1,0 +1,187 @@
+"""What disentangled attention costs on a TPU: one layer, forward and backward, against BERT's.
+
+    python -m benchmarks.tpu_layer [--chip v5e] [--widths base large xxlarge] [--dropout 0.1]
+
+It needs no TPU: each program is compiled for the chip, and the compiler's own cycles are added up
+(`deberta_jax.parallel.estimate`). Every row is this project's `Layer` under `jax.vjp`: 32 x 512
+tokens, bfloat16 compute, float32 parameters; the gradients are of the parameters, the input and
+the relative embeddings. BERT is the layer without a disentangled term. Flash and splash are JAX's
+kernels inside that layer; they drop no attention probability, so with dropout they do less.
+MFU: three times the forward FLOPs of `model.flops.layer_flops`, over the chip's bf16 peak.
+"""
+
+import argparse
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu import flash_attention as flash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+
+from deberta_jax.errors import UserError
+from deberta_jax.model.attention import DisentangledSelfAttention
+from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.encoder import Layer
+from deberta_jax.model.flops import layer_flops
+from deberta_jax.parallel.chips import CHIPS, chip_named
+from deberta_jax.parallel.estimate import estimate_function, prepare
+
+BATCH, LENGTH = 32, 512
+WIDTHS = {"base": (768, 12), "large": (1024, 16), "xxlarge": (1536, 24)}
+V1 = dict(model_type="deberta", share_att_key=False, norm_rel_ebd="none", position_buckets=0)
+BERT = dict(pos_att_type=(), position_biased_input=True)
+
+
+def model_config(width: str, dropout: float = 0.0, **fields) -> ModelConfig:
+    hidden_size, heads = WIDTHS[width]
+    return ModelConfig(
+        hidden_size=hidden_size,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden_size,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        dtype="bfloat16",
+        **fields,
+    )
+
+
+def flash_attention(query_BHLD, key_BHLD, value_BHLD, segments_BL, block):
+    """The scale is applied to the queries, as its backward pass expects."""
+    blocks = flash.BlockSizes(
+        block, block, block, 1, block, block, block, block, block, block, block
+    )
+    return flash.flash_attention(
+        query_BHLD,
+        key_BHLD,
+        value_BHLD,
+        segment_ids=flash.SegmentIds(segments_BL, segments_BL),
+        sm_scale=query_BHLD.shape[-1] ** -0.5,
+        block_sizes=blocks,
+    )
+
+
+def splash_attention(query_BHLD, key_BHLD, value_BHLD, segments_BL, block):
+    _, heads, length, size = query_BHLD.shape
+    blocks = splash.BlockSizes(*[block] * 6, use_fused_bwd_kernel=True)
+    attend = splash.make_splash_mha_single_device(
+        np.ones((heads, length, length), bool), block_sizes=blocks
+    )
+    query_BHLD *= jnp.asarray(size**-0.5, query_BHLD.dtype)
+    return jax.vmap(attend)(
+        query_BHLD, key_BHLD, value_BHLD, splash.SegmentIds(segments_BL, segments_BL)
+    )
+
+
+def with_attention(attend):
+    """Has every module attend by `attend(query, key, value [B, H, L, D], segments)` instead."""
+
+    def intercept(next_function, arguments, options, context):
+        module = context.module
+        own = isinstance(module, DisentangledSelfAttention) and context.method_name == "__call__"
+        # The decoder's few queries stand at arbitrary places; no such kernel takes them.
+        if not own or (len(arguments) > 4 and arguments[4] is not None):
+            return next_function(*arguments, **options)
+        hidden_BLE, segments_BL = arguments[:2]
+        projected = jnp.einsum("BLE,ECHD->CBHLD", hidden_BLE, module.qkv_kernel)
+        query, key, value = projected + module.qkv_bias[:, None, :, None]
+        return attend(query, key, value, segments_BL).swapaxes(1, 2)
+
+    return nn.intercept_methods(intercept)
+
+
+def layer_program(config: ModelConfig, deterministic: bool, attend=None):
+    """(function, arguments): a layer's output and gradients."""
+    layer = Layer(config, deterministic)
+    wide = jax.ShapeDtypeStruct((BATCH, LENGTH, config.hidden_size), jnp.bfloat16)
+    rows = jax.ShapeDtypeStruct((2 * config.relative_span, config.hidden_size), jnp.bfloat16)
+    segments_BL = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl="rbg")))
+    relative = rows if config.pos_att_type else None
+
+    def initialize(hidden_BLE, segments_BL, relative_RE):
+        rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        return nn.unbox(layer.init(rngs, hidden_BLE, segments_BL, relative_RE))["params"]
+
+    params = jax.eval_shape(initialize, wide, segments_BL, relative)
+
+    def gradients(params, hidden_BLE, relative_RE, segments_BL, key, cotangent_BLE):
+        def forward(params, hidden_BLE, relative_RE):
+            rngs = {"dropout": jax.random.wrap_key_data(key, impl="rbg")}
+            return layer.apply({"params": params}, hidden_BLE, segments_BL, relative_RE, rngs=rngs)
+
+        def run():
+            output_BLE, backward = jax.vjp(forward, params, hidden_BLE, relative_RE)
+            return output_BLE, backward(cotangent_BLE)
+
+        if attend is None:
+            return run()
+        with with_attention(attend):
+            return run()
+
+    return gradients, (params, wide, relative, segments_BL, key, wide)
+
+
+BASELINE, FLASH = "BERT, XLA attention", "BERT, flash"
+# label: (fields of the model, attention in place of the model's own)
+ROWS = {
+    BASELINE: (BERT | dict(attention="xla"), None),
+    f"{FLASH} attention, blocks of 256": (BERT, functools.partial(flash_attention, block=256)),
+    f"{FLASH} attention, blocks of 512": (BERT, functools.partial(flash_attention, block=512)),
+    f"{FLASH} (splash), blocks of 512": (BERT, functools.partial(splash_attention, block=512)),
+    "BERT, our kernel": (BERT | dict(attention="tpu"), None),
+    "v1, XLA attention": (V1 | dict(attention="xla"), None),
+    "v1, our kernel": (V1 | dict(attention="tpu"), None),
+    "v3, XLA attention": (dict(attention="xla"), None),
+    "v3, our kernel": (dict(attention="tpu"), None),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--chip", default="v5e", choices=list(CHIPS))
+    parser.add_argument("--widths", nargs="+", default=list(WIDTHS), choices=list(WIDTHS))
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--only", default="", help="rows whose label holds this")
+    parser.add_argument("--details", action="store_true", help="print the costliest instructions")
+    told = parser.parse_args()
+    prepare()
+    print(
+        "| layer | kernels | matmuls | other | Mcycles | ms | x BERT, XLA | x BERT, best flash "
+        "| MFU | gathers, scatters |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    )
+    for width in told.widths:
+        measured = {}
+        for label, (fields, attend) in ROWS.items():
+            if told.only in label:
+                print_row(f"{width}: {label}", label, measured, width, fields, attend, told)
+
+
+def print_row(title, label, measured, width, fields, attend, told) -> None:
+    """Adds the row's cycles to `measured`, by label, and prints its line of the table."""
+    try:
+        config = model_config(width, told.dropout, **fields)
+        program = layer_program(config, told.dropout == 0, attend)
+        estimate = estimate_function(*program, told.chip)
+    except (UserError, jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+        print(f"| {title} | {str(error).splitlines()[0][:200]} |")
+        return
+    measured[label] = estimate.cycles
+    flash_rows = [cycles for name, cycles in measured.items() if name.startswith(FLASH)]
+    flops = 3 * BATCH * layer_flops(config, LENGTH, LENGTH)
+    by_kind = estimate.cycles_by_kind
+    parts = [by_kind.pop("kernel"), by_kind.pop("matmul"), sum(by_kind.values()), estimate.cycles]
+    cells = [f"{cycles / 1e6:.3f}" for cycles in parts]
+    cells.append(f"{estimate.seconds * 1e3:.3f}")
+    for reference in (measured.get(BASELINE), min(flash_rows, default=None)):
+        cells.append(f"{estimate.cycles / reference:.3f}" if reference else "-")
+    cells.append(f"{flops / estimate.seconds / chip_named(told.chip).peak_flops:.1%}")
+    cells.append(f"{estimate.counts['gather']}, {estimate.counts['scatter']}")
+    print(f"| {title} | {' | '.join(cells)} |", flush=True)
+    if told.details:
+        print(estimate.describe())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What a whole pre-training step costs on a TPU chip: DeBERTa's against BERT's.
+
+    python -m benchmarks.tpu_step [--chip v5e] [--layers 12] [--only v3]
+
+It needs no TPU (see `benchmarks.tpu_layer`). The step is the one that the training loop runs:
+32 x 512 tokens on one chip, masked-LM with 77 targets a sequence, base width, the layers under one
+scan, dropout, AdamW, the state donated. DeBERTa decodes with EMD; BERT has absolute positions, no
+disentangled term, no EMD, and JAX's flash attention (without dropout of the probabilities) in all
+layers but the last, which runs for the targets only.
+MFU: the model FLOPs of `model.flops.masked_lm_flops`, over the chip's bf16 peak.
+"""
+
+import argparse
+import dataclasses
+import functools
+from contextlib import nullcontext
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.tpu_layer import (
+    BATCH,
+    BERT,
+    LENGTH,
+    V1,
+    flash_attention,
+    model_config,
+    with_attention,
+)
+from deberta_jax.errors import UserError
+from deberta_jax.objectives.mlm import MaskedLanguageModelling
+from deberta_jax.parallel import sharding
+from deberta_jax.parallel.chips import CHIPS, chip_named
+from deberta_jax.parallel.estimate import estimate_lowered, prepare, tpu_devices
+from deberta_jax.parallel.mesh import MeshConfig, make_mesh
+from deberta_jax.training.config import OptimizerConfig
+from deberta_jax.training.duration import Clockwork
+from deberta_jax.training.optimizer import make_optimizer, make_schedule
+from deberta_jax.training.state import abstract_state
+from deberta_jax.training.step import make_train_step
+
+PREDICTIONS = 77  # 15 % of 512
+FLASH = functools.partial(flash_attention, block=512)
+# label: (fields of the model, attention in place of the model's own)
+ROWS = {
+    "BERT, flash attention": (BERT, FLASH),
+    "BERT, XLA attention": (BERT | dict(attention="xla"), None),
+    "BERT, our kernel": (BERT | dict(attention="tpu"), None),
+    "v1, our kernel": (V1 | dict(attention="tpu"), None),
+    "v3, our kernel": (dict(attention="tpu"), None),
+    "v3, XLA attention": (dict(attention="xla"), None),
+}
+
+
+def lower_step(config, chip: str, attend=None) -> jax.stages.Lowered:
+    """The training step of one chip, not yet compiled."""
+    mesh = make_mesh(MeshConfig(), tpu_devices(chip)[:1])
+    objective, settings = MaskedLanguageModelling(config), OptimizerConfig()
+    schedule = make_schedule(settings, Clockwork(BATCH * LENGTH, 1e6, 10**6))
+    optimizer = make_optimizer(settings, schedule)
+    abstract, _ = abstract_state(objective, optimizer, mesh)
+    layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    rows = sharding.batch_sharding(mesh)
+    step = jax.jit(
+        make_train_step(objective, optimizer, schedule, seed=0, microbatches=1, prng="rbg"),
+        in_shardings=(layouts, rows),
+        out_shardings=(layouts, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+    with sharding.on(mesh), with_attention(attend) if attend else nullcontext():
+        return step.lower(abstract, abstract_batch(rows))
+
+
+def abstract_batch(layout):
+    sizes = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), LENGTH)
+    sizes |= dict.fromkeys(("masked_positions", "masked_labels", "masked_weights"), PREDICTIONS)
+    return {
+        name: jax.ShapeDtypeStruct(
+            (BATCH, size), jnp.float32 if "weights" in name else jnp.int32, sharding=layout
+        )
+        for name, size in sizes.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--chip", default="v5e", choices=list(CHIPS))
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--remat", default="none", choices=["none", "dots", "full"])
+    parser.add_argument("--only", default="", help="rows whose label holds this")
+    parser.add_argument("--details", action="store_true", help="print the costliest instructions")
+    told = parser.parse_args()
+    prepare()
+    print(
+        "| step | kernels | matmuls | other | Mcycles | ms | tokens/s | x BERT, flash | MFU "
+        "| HBM, GB | gathers, scatters |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    )
+    baseline = None
+    for label, (fields, attend) in ROWS.items():
+        if told.only in label:
+            baseline = print_row(label, fields, attend, baseline, told) or baseline
+
+
+def print_row(label, fields, attend, baseline, told) -> float | None:
+    """Prints the row's line of the table; returns its cycles."""
+    try:
+        config = dataclasses.replace(
+            model_config("base", 0.1, **fields), num_hidden_layers=told.layers, remat=told.remat
+        )
+        estimate = estimate_lowered(lower_step(config, told.chip, attend), told.chip)
+    except (UserError, jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+        print(f"| {label} | {str(error).splitlines()[0][:200]} |")
+        return None
+    by_kind, tokens = estimate.cycles_by_kind, BATCH * LENGTH
+    parts = [by_kind.pop("kernel"), by_kind.pop("matmul"), sum(by_kind.values()), estimate.cycles]
+    flops = MaskedLanguageModelling(config).flops_per_token(LENGTH, PREDICTIONS) * tokens
+    cells = [f"{cycles / 1e6:.2f}" for cycles in parts]
+    cells += [f"{estimate.seconds * 1e3:.1f}", f"{tokens / estimate.seconds:,.0f}"]
+    cells.append(f"{estimate.cycles / baseline:.3f}" if baseline else "1.000")
+    cells.append(f"{flops / estimate.seconds / chip_named(told.chip).peak_flops:.1%}")
+    cells.append(f"{(estimate.argument_bytes + estimate.temp_bytes) / 1e9:.2f}")
+    cells.append(f"{estimate.counts['gather']}, {estimate.counts['scatter']}")
+    print(f"| {label} | {' | '.join(cells)} |", flush=True)
+    if told.details:
+        print(estimate.describe(20))
+    return estimate.cycles
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""What a compiled TPU program costs, without a TPU: the compiler's own figures, added up.
+
+    python -m deberta_jax.parallel.estimate FILE.py:FUNCTION [CHIP]
+
+prints the estimate of one program; FUNCTION() returns (function, arguments), of which the
+arguments may be `jax.ShapeDtypeStruct`s. It runs anywhere libtpu is installed.
+
+An instruction of XLA's carries `estimated_cycles`, which allows for its time at the memory. A
+Pallas kernel carries nothing: its cycles are those of its schedule (`parallel.schedule`), or the
+time that reading its operands and writing its results once takes, where that is longer. Where the
+compiler states nothing else (gathers, scatters, sorts, random bits), the schedule counts too, and
+the instruction is listed; without one it is listed as unknown. Transfers that run beside other
+work and communication between chips are listed with their bytes and take no cycles.
+"""
+
+import dataclasses
+import hashlib
+import os
+import runpy
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from deberta_jax.errors import UserError
+from deberta_jax.parallel.chips import Chip, chip_named
+from deberta_jax.parallel.program import Instruction, Program, shape_bytes
+from deberta_jax.parallel.schedule import DUMP_FLAGS, Schedule, read_schedules
+
+KINDS = ("kernel", "matmul", "collective", "transfer", "other")
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# They do nothing when the program runs.
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
+_FREE |= {"partition-id", "replica-id", "ConcatBitcast", "AllocateBuffer", "opt-barrier"}
+_KERNEL = "tpu_custom_call"
+_SCATTERED = ("gather", "scatter", "sort")
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One instruction of the program.
+
+    Attributes:
+        name: the instruction.
+        opcode: as HLO names it.
+        op_name: where in the Python program it is from.
+        kind: one of `KINDS`.
+        times: how often it runs.
+        cycles: of one run; None where nothing is known.
+        basis: "compiler", "schedule", "memory" (a kernel whose transfers take longer than its
+            schedule) or "unknown".
+        hbm_bytes: operands and results of one run that are in HBM, each counted once.
+        contains: which of gather, scatter and sort are in it.
+        lower_bound: whether a loop of its schedule has unknown trips, counted as one.
+    """
+
+    name: str
+    opcode: str
+    op_name: str
+    kind: str
+    times: int
+    cycles: float | None
+    basis: str
+    hbm_bytes: int
+    contains: tuple[str, ...] = ()
+    lower_bound: bool = False
+
+    @property
+    def total(self) -> float:
+        return self.times * (self.cycles or 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """The cost of a program on one device.
+
+    Attributes:
+        chip: what it was compiled for.
+        ops: every instruction that runs.
+        unknown_loops: loops counted as one trip because the program does not tell their trips.
+        flops: the compiler's count, in which a loop's body counts once.
+        argument_bytes, temp_bytes, output_bytes: HBM of one device (aliased outputs included).
+    """
+
+    chip: Chip
+    ops: tuple[Op, ...]
+    unknown_loops: tuple[str, ...]
+    flops: float
+    argument_bytes: int
+    temp_bytes: int
+    output_bytes: int
+
+    @property
+    def cycles(self) -> float:
+        return sum(op.total for op in self.ops)
+
+    @property
+    def seconds(self) -> float:
+        return self.cycles / self.chip.clock
+
+    @property
+    def cycles_by_kind(self) -> dict[str, float]:
+        return {kind: sum(op.total for op in self.ops if op.kind == kind) for kind in KINDS}
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Bytes that all runs of all instructions move, at most."""
+        return sum(op.times * op.hbm_bytes for op in self.ops)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many instructions hold a gather, a scatter, a sort."""
+        return {name: sum(name in op.contains for op in self.ops) for name in _SCATTERED}
+
+    @property
+    def not_estimated(self) -> dict[str, dict[str, float]]:
+        """By opcode, what the compiler states no cycles for: instructions, runs, bytes, cycles."""
+        table = defaultdict(lambda: {"instructions": 0, "runs": 0, "hbm_bytes": 0, "cycles": 0.0})
+        for op in self.ops:
+            if op.kind != "kernel" and op.basis != "compiler":
+                row = table["/".join(op.contains) or op.opcode]
+                row["instructions"] += 1
+                row["runs"] += op.times
+                row["hbm_bytes"] += op.times * op.hbm_bytes
+                row["cycles"] += op.total
+        return dict(table)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the single instructions, ready for JSON."""
+        summary = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("chip", "ops")
+        }
+        names = ("cycles", "seconds", "cycles_by_kind", "hbm_bytes", "counts", "not_estimated")
+        summary |= {name: getattr(self, name) for name in names}
+        return {"chip": self.chip.name, **summary, "unknown_loops": list(self.unknown_loops)}
+
+    def describe(self, top: int = 12) -> str:
+        """The parts, the costliest instructions, and what is not estimated."""
+        milliseconds = 1e3 / self.chip.clock
+        lines = [f"{self.cycles:,.0f} cycles = {self.seconds * 1e3:.3f} ms on {self.chip.name}"]
+        for kind, cycles in self.cycles_by_kind.items():
+            lines.append(f"  {kind:<12}{cycles:>14,.0f}  {cycles * milliseconds:>9.3f} ms")
+        lines.append("costliest (cycles in all, runs, from, name, where it is from):")
+        for op in sorted(self.ops, key=lambda op: -op.total)[:top]:
+            bound = " at least" if op.lower_bound else ""
+            lines.append(
+                f"  {op.total:>14,.0f} {op.times:>5} {op.basis}{bound} {op.name} {op.op_name[-70:]}"
+            )
+        lines.append("no estimate from the compiler (instructions, runs, HBM bytes, our cycles):")
+        for name, row in self.not_estimated.items():
+            lines.append(
+                f"  {name}: {row['instructions']}, {row['runs']}, {row['hbm_bytes']:,}, "
+                f"{row['cycles']:,.0f}"
+            )
+        lines += [f"  trips unknown, counted once: {loop}" for loop in self.unknown_loops]
+        return "\n".join(lines)
+
+
+_dump: tempfile.TemporaryDirectory | None = None  # gone when the process ends
+
+
+def prepare() -> None:
+    """Has libtpu write out its schedules. Before anything else of this process loads libtpu."""
+    global _dump
+    if _dump is None:
+        _dump = tempfile.TemporaryDirectory(prefix="tpu_schedules_")
+        flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+        os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {DUMP_FLAGS.format(folder=_dump.name)}".strip()
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+        # What libtpu would otherwise ask the metadata server of a TPU machine for.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        jax.config.update("jax_platforms", "cpu")
+
+
+def tpu_devices(topology: str, **options) -> list[jax.Device]:
+    """Devices to compile for, of a chip ("v5e") or of a topology ("v5e:16x16", num_slices=2)."""
+    prepare()
+    name = topology if ":" in topology else chip_named(topology).host
+    try:
+        return list(
+            topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise UserError(f"cannot compile for {name}: {error} (is libtpu installed?)") from error
+
+
+def estimate_function(function, arguments, chip: str = "v5e", **jit_options) -> Estimate:
+    """Compiles `function(*arguments)` for one device and estimates it.
+
+    Args:
+        function: what `jax.jit` takes.
+        arguments: arrays or `jax.ShapeDtypeStruct`s; their shardings are not read.
+        chip: name of a generation in `CHIPS`.
+        jit_options: further arguments of `jax.jit`.
+    """
+    layout = SingleDeviceSharding(tpu_devices(chip)[0])
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), arguments
+    )
+    return estimate_lowered(jax.jit(function, **jit_options).lower(*arguments), chip)
+
+
+def estimate_lowered(lowered: jax.stages.Lowered, chip: str) -> Estimate:
+    """Compiles what was lowered for `tpu_devices` and estimates it, for one of them."""
+    folder = Path(_dump.name)
+    for leftover in folder.iterdir():
+        leftover.unlink()
+    compiled = lowered.compile()
+    return estimate_program(compiled, read_schedules(folder), chip_named(chip))
+
+
+def estimate_program(compiled, schedules: dict[str, Schedule], chip: Chip) -> Estimate:
+    """Adds up a compiled program (`jax.stages.Compiled`)."""
+    program = Program(compiled.as_text())
+    kernels = [i.name for i, _, _ in program.runs if i.opcode == _KERNEL]
+    if kernels and not schedules:
+        raise UserError(
+            f"no schedule of {kernels[0]}: libtpu was loaded before parallel.estimate.prepare()"
+        )
+    schedules = _by_signature(program, schedules)
+    ops = tuple(
+        _op(program, instruction, around, times, schedules, chip)
+        for instruction, around, times in program.runs
+        if instruction.opcode not in _FREE
+    )
+    memory = compiled.memory_analysis()
+    return Estimate(
+        chip,
+        ops,
+        tuple(program.unknown_loops),
+        compiled.cost_analysis().get("flops", 0.0),
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.output_size_in_bytes,
+    )
+
+
+def _op(program, instruction: Instruction, around, times, schedules, chip: Chip) -> Op:
+    inside = program.opcodes_inside(instruction)
+    contains = tuple(name for name in _SCATTERED if name in inside)
+    shapes = [instruction.shape, *(around[name].shape for name in instruction.operands)]
+    hbm_bytes = sum(shape_bytes(shape, hbm_only=True) for shape in shapes)
+    kind = _kind(instruction.opcode, inside)
+    cycles, basis = instruction.estimated_cycles, "compiler"
+    schedule = schedules.get(_signature(instruction, around))
+    if kind in ("transfer", "collective"):
+        cycles, basis = None, "unknown"
+    elif cycles is None and schedule is not None:
+        cycles, basis = schedule.cycles, "schedule"
+        at_memory = hbm_bytes / chip.hbm_bandwidth * chip.clock
+        if kind == "kernel" and at_memory > cycles:
+            cycles, basis = at_memory, "memory"
+    elif cycles is None:
+        basis = "unknown"
+    lower_bound = basis == "schedule" and None in schedule.loops
+    return Op(
+        instruction.name,
+        instruction.opcode,
+        instruction.op_name,
+        kind,
+        times,
+        cycles,
+        basis,
+        hbm_bytes,
+        contains,
+        lower_bound,
+    )
+
+
+def _kind(opcode: str, inside: set[str]) -> str:
+    if opcode == _KERNEL:
+        return "kernel"
+    if opcode.removesuffix("-start") in _COLLECTIVES:
+        return "collective"
+    if opcode.endswith("-start"):
+        return "transfer"
+    return "matmul" if inside & {"convolution", "dot"} else "other"
+
+
+def _by_signature(program: Program, schedules: dict[str, Schedule]) -> dict[str, Schedule]:
+    """Schedules by what was compiled: equal instructions share one, under the name of the first."""
+    return {
+        _signature(instruction, around): schedules[instruction.name]
+        for instruction, around, _ in program.runs
+        if instruction.name in schedules
+    }
+
+
+def _signature(instruction: Instruction, around) -> str:
+    """Opcode, types and, of a kernel, its code: a hash, as the code is long."""
+    kernel = instruction.opcode == _KERNEL
+    own = instruction.attributes if kernel else instruction.name
+    shapes = [around[name].shape for name in instruction.operands]
+    code = own.partition("backend_config=")[2] or own
+    return hashlib.sha256(
+        repr((instruction.opcode, instruction.shape, shapes, code)).encode()
+    ).hexdigest()
+
+
+def _main(target: str, chip: str = "v5e") -> None:
+    path, _, name = target.partition(":")
+    function, arguments = runpy.run_path(path)[name]()
+    print(estimate_function(function, arguments, chip).describe())
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

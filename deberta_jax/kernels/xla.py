@@ -1,17 +1,26 @@
-"""Disentangled attention in plain XLA, without a gather.
+"""Disentangled attention in plain XLA: the fallback everywhere, and what runs on CPUs.
 
-delta(i, j) depends on i - j alone, so both bias matrices are Toeplitz in the position axes: one
-matmul against the relative rows expanded to distances, then a skew, which is only a reshape.
+Short sequences are computed at once, longer ones by blocks of queries, so that memory is linear in
+the length on every path.
 """
 
-import jax
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
-from deberta_jax.kernels.relative import expand_rows
+from deberta_jax.kernels import xla_dropout
+from deberta_jax.kernels.xla_blocks import Plan, attend
+from deberta_jax.kernels.xla_rows import expand
+from deberta_jax.kernels.xla_scores import reach
 
-# Tokens that share a window of relative rows: small blocks waste little, large ones multiply well.
-BLOCK = 32
+# Sequences up to WHOLE are one block; longer ones are cut into blocks of BLOCK queries.
+WHOLE, BLOCK = 512, 256
+# Tokens of a Toeplitz product that share a window of rows: small tiles waste little work, large
+# ones multiply well (a matmul of 32 rows runs at a fifth of the speed of one of 128 on a CPU).
+SHORT_TILE, LONG_TILE = 64, 128
+# A CPU computes at most so many scores at once, or else, to keep them in its cache, only CACHED.
+SCORES, CACHED = 2**20, 2**18
 
 
 def attention(
@@ -26,108 +35,78 @@ def attention(
     dropout_rng=None,
     causal=False,
 ):
-    """Whole score matrices at once; see `kernels.disentangled_attention` for the arguments."""
-    scores_BHQK = _product("BQHD,BKHD->BHQK", query_BQHD, key_BKHD)
-    terms = 1
-    if relative is not None and relative.key_RHD is not None:
-        scores_BHQK += _c2p(query_BQHD, relative, query_positions_BQ)
-        terms += 1
-    if relative is not None and relative.query_RHD is not None:
-        scores_BHQK += _p2c(key_BKHD, relative, query_positions_BQ)
-        terms += 1
-    scores_BHQK *= np.float32(1 / np.sqrt(terms * query_BQHD.shape[-1]))
+    """See `kernels.disentangled_attention` for the arguments."""
+    batch, queries, heads, size = query_BQHD.shape
+    keys = key_BKHD.shape[1]
+    tables = {}
+    if relative is not None:
+        tables = {"c2p": relative.key_RHD, "p2c": relative.query_RHD}
+        tables = {term: table for term, table in tables.items() if table is not None}
 
-    visible_BQK = (query_segments_BQ[:, :, None] == key_segments_BK[:, None, :]) & (
-        key_segments_BK[:, None, :] > 0
+    tile = min(keys, SHORT_TILE if keys < WHOLE else LONG_TILE)
+    keys = _ceil(keys, tile if keys <= WHOLE else BLOCK)
+    places = keys if keys <= WHOLE else BLOCK
+    block = places if query_positions_BQ is None else min(queries, BLOCK)
+    padded_queries = _ceil(queries, block)
+    plan = Plan(
+        heads=_heads_at_once(heads, batch * block * keys),
+        block=block,
+        places=places,
+        tile=tile,
+        scale=1 / math.sqrt((1 + len(tables)) * size),
+        dropout_rate=dropout_rate,
+        causal=causal,
     )
-    if causal:
-        keys = jnp.arange(key_BKHD.shape[1])
-        positions = keys[None] if query_positions_BQ is None else query_positions_BQ
-        visible_BQK &= positions[:, :, None] >= keys
-    probabilities_BHQK = masked_softmax(scores_BHQK, visible_BQK[:, None])
-    if dropout_rate > 0:
-        keep = jax.random.bernoulli(dropout_rng, 1 - dropout_rate, probabilities_BHQK.shape)
-        probabilities_BHQK = jnp.where(keep, probabilities_BHQK / (1 - dropout_rate), 0)
-    return jnp.einsum("BHQK,BKHD->BQHD", probabilities_BHQK.astype(value_BKHD.dtype), value_BKHD)
+    rows = {}
+    for term, table_RHD in tables.items():
+        near = min(keys, _ceil(places + 2 * reach(relative.distance_rows), tile))
+        anywhere = term == "c2p" and query_positions_BQ is not None
+        rows[term] = _by_distance(table_RHD, relative.distance_rows, keys if anywhere else near)
+    operands = {
+        "query": _heads_first(query_BQHD, padded_queries),
+        "key": _heads_first(key_BKHD, keys),
+        "value": _heads_first(value_BKHD, keys),
+        "rows": rows,
+    }
+    places_and_segments = {
+        "query_segments": _padded(query_segments_BQ, padded_queries, axis=1),
+        "key_segments": _padded(key_segments_BK, keys, axis=1),
+    }
+    if query_positions_BQ is not None:
+        places_and_segments["positions"] = _padded(query_positions_BQ, padded_queries, axis=1)
+    seeds = xla_dropout.seeds(dropout_rng, heads, batch) if dropout_rate > 0 else None
+    out_HBQD = attend(plan, operands, places_and_segments, seeds)
+    return out_HBQD[:, :, :queries].transpose(1, 2, 0, 3)
 
 
-def masked_softmax(scores, visible):
-    """Softmax over the last axis where `visible`; rows that see nothing are zero."""
-    scores = jnp.where(visible, scores, -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.where(visible, jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0)), 0)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    return weights / jnp.where(total > 0, total, 1)
+def _heads_at_once(heads, scores_of_head):
+    """How many heads a CPU computes at once: all, or a divisor whose scores fit its cache."""
+    if heads * scores_of_head <= SCORES:
+        return heads
+    fit = max(1, CACHED // scores_of_head)
+    return max(n for n in range(1, fit + 1) if heads % n == 0)
 
 
-def skew(table, length):
-    """Reads row t from column (rows - 1 - t) on: out[..., t, s] = table[..., t, rows - 1 - t + s].
-
-    Args:
-        table: [..., rows, rows + length - 1].
-        length: columns of the result.
-
-    Returns:
-        [..., rows, length], by reshapes alone: each row of the flat array starts one later.
-    """
-    *lead, rows, width = table.shape
-    flat = table.reshape(*lead, rows * width)
-    flat = jax.lax.slice_in_dim(flat, rows - 1, rows - 1 + rows * (width - 1), axis=-1)
-    return flat.reshape(*lead, rows, width - 1)[..., :length]
+def _by_distance(table_RHD, distance_rows, near):
+    """The row of each distance from -(near - 1) to near - 1, heads first: [H, 2 near - 1, D]."""
+    middle = len(distance_rows) // 2
+    beyond = max(0, near - 1 - middle)  # only padding stands there
+    rows = np.pad(distance_rows, beyond, mode="edge")
+    middle += beyond
+    return expand(table_RHD, rows[middle - near + 1 : middle + near])
 
 
-def _c2p(query_BQHD, relative, query_positions_BQ):
-    """Qc_i . Kr_delta(i, j): [B, H, Q, K]."""
-    length = (len(relative.distance_rows) + 1) // 2
-    # Descending in distance, so that a query's keys are read left to right.
-    rows_WHD = expand_rows(relative.key_RHD, relative.distance_rows)[::-1]
-    if query_positions_BQ is None:
-        return _toeplitz(query_BQHD, rows_WHD)
-    table_BHQW = _product("BQHD,WHD->BHQW", query_BQHD, rows_WHD)
-    return _shift(table_BHQW, length - 1 - query_positions_BQ[:, None, :, None], length)
+def _heads_first(x_BLHD, length):
+    return _padded(x_BLHD.transpose(2, 0, 1, 3), length, axis=2)
 
 
-def _p2c(key_BKHD, relative, query_positions_BQ):
-    """Qr_delta(i, j) . Kc_j: [B, H, Q, K]."""
-    rows_WHD = expand_rows(relative.query_RHD, relative.distance_rows)
-    bias_BHKL = _toeplitz(key_BKHD, rows_WHD)
-    if query_positions_BQ is None:
-        return bias_BHKL.swapaxes(-1, -2)
-    one_hot_BQL = query_positions_BQ[..., None] == jnp.arange(key_BKHD.shape[1])
-    return jnp.einsum(
-        "BQL,BHKL->BHQK",
-        one_hot_BQL.astype(bias_BHKL.dtype),
-        bias_BHKL,
-        precision=jax.lax.Precision.HIGHEST,
-    )
+def _padded(x, length, axis):
+    """`x` with zeros at the end of an axis; as segments, those are padding, which nothing sees."""
+    missing = length - x.shape[axis]
+    if missing == 0:
+        return x
+    return jnp.pad(x, [(0, missing if a == axis else 0) for a in range(x.ndim)])
 
 
-def _toeplitz(x_BLHD, rows_WHD):
-    """out[b, h, t, s] = x[b, t, h] . rows[L - 1 - t + s, h]: [B, H, L, L].
-
-    By blocks of T tokens, each against the L + T - 1 rows that it can reach: about half the work
-    of every token against all 2 L - 1 rows, and half the memory.
-    """
-    batch, length, heads, size = x_BLHD.shape
-    block = BLOCK if length % BLOCK == 0 else length
-    starts = range(length - block, -1, -block)
-    windows_NWHD = jnp.stack([rows_WHD[s : s + length + block - 1] for s in starts])
-    x_BNTHD = x_BLHD.reshape(batch, length // block, block, heads, size)
-    table_BHNTW = _product("BNTHD,NWHD->BHNTW", x_BNTHD, windows_NWHD)
-    return skew(table_BHNTW, length).reshape(batch, heads, length, length)
-
-
-def _shift(table, start, length):
-    """out[..., s] = table[..., start + s], for a start of each row's own, one bit at a time."""
-    for power in reversed(range((length - 1).bit_length())):
-        bit = 1 << power
-        width = length + bit - 1  # what the remaining, smaller bits can still reach
-        moved = table[..., bit : bit + width]
-        missing = width - moved.shape[-1]  # never read: start + s stays inside the table
-        moved = jnp.pad(moved, [(0, 0)] * (table.ndim - 1) + [(0, missing)])
-        table = jnp.where(start & bit, moved, table[..., :width])
-    return table[..., :length]
-
-
-def _product(equation, left, right):
-    return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
+def _ceil(length, unit):
+    return -(-length // unit) * unit

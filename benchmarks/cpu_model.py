@@ -1,0 +1,301 @@
+"""Whole models on the CPU in float32, ours beside `transformers`: encoder, and training step.
+
+    python -m benchmarks.cpu_model encoder --length=512 --batch=1
+    python -m benchmarks.cpu_model encoder --length=128 --batch=4
+    python -m benchmarks.cpu_model step
+
+encoder: 12 layers of v3 base's geometry, forward and backward without dropout, the same weights in
+all; `transformers` both eager and under torch.compile. step: pre-training with 15 % of 512 tokens
+masked, a vocabulary of 128,100, dropout and AdamW; ours (masked tokens decoded alone) against the
+released algorithm (EMD's two passes over every position, the head at the masked ones).
+
+Every variant is a process of its own, which the others wait for; the table gives medians of steps
+taken in turn, ratios within a turn, and the peak resident memory of each process. CPU time is that
+of all threads, waiting for each other included.
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+VOCABULARY, MASKED_SHARE = 128_100, 0.15
+# The comparison of encoders needs no large table: the lookup is not what is measured.
+SMALL_VOCABULARY = 1000
+VARIANTS = {
+    "encoder": {
+        "ours": "encoder_ours",
+        "transformers, eager": "encoder_eager",
+        "transformers, torch.compile": "encoder_compiled",
+    },
+    "step": {"ours": "step_ours", "released algorithm": "step_released"},
+}
+
+
+def released_config(vocabulary, layers):
+    import transformers
+
+    return transformers.DebertaV2Config(
+        vocab_size=vocabulary,
+        hidden_size=768,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        max_position_embeddings=512,
+        type_vocab_size=0,
+        layer_norm_eps=1e-7,
+        relative_attention=True,
+        position_biased_input=False,
+        pos_att_type="p2c|c2p",
+        position_buckets=256,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+    )
+
+
+def encoder_inputs(arguments):
+    """(tokens, weight of every number of the last hidden state in the loss)."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(4, SMALL_VOCABULARY, (arguments.batch, arguments.length))
+    return ids.astype(np.int32), rng.normal(size=(*ids.shape, 768)).astype(np.float32)
+
+
+def encoder_ours(arguments):
+    import jax
+    import jax.numpy as jnp
+
+    import deberta_jax
+
+    model, params = deberta_jax.load_pretrained(arguments.checkpoint)
+    ids, weight = encoder_inputs(arguments)
+
+    def loss(params):
+        return jnp.sum(model.apply({"params": params}, ids) * weight)
+
+    step = jax.jit(jax.value_and_grad(loss))
+    return lambda: float(jax.block_until_ready(step(params))[0])
+
+
+def encoder_eager(arguments, compiled=False):
+    import torch
+    import transformers
+
+    model = transformers.DebertaV2Model.from_pretrained(arguments.checkpoint).eval()
+    run = torch.compile(model) if compiled else model
+    ids, weight = map(torch.tensor, encoder_inputs(arguments))
+
+    def step():
+        model.zero_grad()
+        loss = (run(ids.long()).last_hidden_state * weight).sum()
+        loss.backward()
+        return float(loss)
+
+    return step
+
+
+def encoder_compiled(arguments):
+    return encoder_eager(arguments, compiled=True)
+
+
+def masked_batch(arguments):
+    """A batch of our objective's: 15 % of every row's tokens are masked."""
+    rng = np.random.default_rng(0)
+    shape = (arguments.batch, arguments.length)
+    masked = round(MASKED_SHARE * arguments.length)
+    places = [np.sort(rng.choice(shape[1], masked, replace=False)) for _ in range(shape[0])]
+    places = np.array(places, np.int32)
+    return {
+        "input_ids": rng.integers(4, VOCABULARY, shape).astype(np.int32),
+        "segment_ids": np.ones(shape, np.int32),
+        "position_ids": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
+        "masked_positions": places,
+        "masked_labels": rng.integers(4, VOCABULARY, places.shape).astype(np.int32),
+        "masked_weights": np.ones(places.shape, np.float32),
+    }
+
+
+def step_ours(arguments):
+    import jax
+
+    from deberta_jax import config as schema
+    from deberta_jax.model.config import ModelConfig
+    from deberta_jax.objectives.mlm import MaskedLanguageModelling
+    from deberta_jax.parallel import sharding
+    from deberta_jax.training.duration import Clockwork
+    from deberta_jax.training.plan import make_plan
+
+    config = schema.Config()
+    train = dataclasses.replace(config.train, batch_size=arguments.batch)
+    config = dataclasses.replace(config, train=train)
+    objective = MaskedLanguageModelling(ModelConfig(num_hidden_layers=arguments.layers))
+    clockwork = Clockwork(arguments.batch * arguments.length, 10**6, 10**6)
+    plan = make_plan(config, objective, clockwork)
+    batch = masked_batch(arguments)
+    state = plan.initialize(jax.random.key(0), None)
+
+    def step():
+        nonlocal state
+        with sharding.on(plan.mesh):
+            state, metrics = plan.train_step(state, sharding.to_devices(batch, plan.mesh))
+        return float(jax.block_until_ready(metrics)["train/loss"])
+
+    return step
+
+
+def step_released(arguments):
+    import torch
+    import transformers
+
+    config = released_config(VOCABULARY, arguments.layers)
+    model = transformers.DebertaV2Model(config).train()
+    positions = torch.nn.Embedding(config.max_position_embeddings, config.hidden_size)
+    dense = torch.nn.Linear(config.hidden_size, config.hidden_size)
+    norm = torch.nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+    bias = torch.nn.Parameter(torch.zeros(VOCABULARY))
+    modules = [model, positions, dense, norm]
+    parameters = [*(p for module in modules for p in module.parameters()), bias]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6, weight_decay=0.01)
+    batch = {name: torch.tensor(x).long() for name, x in masked_batch(arguments).items()}
+    rows = torch.arange(arguments.batch)[:, None]
+
+    def loss():
+        mask = batch["segment_ids"]
+        hidden = model(batch["input_ids"], mask, output_hidden_states=True).hidden_states[-2]
+        encoder = model.encoder
+        keywords = {
+            "attention_mask": encoder.get_attention_mask(mask),
+            "relative_pos": encoder.get_rel_pos(hidden),
+            "rel_embeddings": encoder.get_rel_embedding(),
+        }
+        queries = hidden + positions(batch["position_ids"])
+        for _ in range(2):
+            queries = encoder.layer[-1](hidden, query_states=queries, **keywords)[0]
+        queries = queries[rows, batch["masked_positions"]]
+        queries = norm(torch.nn.functional.gelu(dense(queries)))
+        logits = queries @ model.embeddings.word_embeddings.weight.T + bias
+        labels = batch["masked_labels"]
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+    def step():
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return float(value)
+
+    return step
+
+
+def work(arguments):
+    """A variant's process: a step for every line read; its times, loss and peak memory told."""
+    step = globals()[arguments.what](arguments)
+    step()
+    for _ in sys.stdin:
+        clock, cpu = time.perf_counter(), time.process_time()
+        loss = step()
+        told = {
+            "seconds": time.perf_counter() - clock,
+            "cpu": time.process_time() - cpu,
+            "loss": loss,
+            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        }
+        print(json.dumps(told), file=sys.stderr, flush=True)
+
+
+class Worker:
+    """A process that runs one variant, a step at a time."""
+
+    def __init__(self, what, arguments, checkpoint):
+        command = [sys.executable, "-m", "benchmarks.cpu_model", what, "--worker"]
+        for name in ("length", "batch", "layers"):
+            command.append(f"--{name}={getattr(arguments, name)}")
+        self.process = subprocess.Popen(
+            [*command, f"--checkpoint={checkpoint}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def step(self):
+        """What one step told; whatever else the process says is passed by."""
+        print("step", file=self.process.stdin, flush=True)
+        for line in self.process.stderr:
+            if line.startswith('{"seconds"'):
+                return json.loads(line)
+        raise SystemExit(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def save_checkpoint(directory, layers):
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    transformers.DebertaV2Model(released_config(SMALL_VOCABULARY, layers)).save_pretrained(
+        directory
+    )
+
+
+def measure(arguments):
+    """{variant: [what each of its steps told]}; only one process is at work at a time."""
+    with tempfile.TemporaryDirectory() as checkpoint:
+        if arguments.what == "encoder":
+            save_checkpoint(checkpoint, arguments.layers)
+        workers = {}
+        for name, what in VARIANTS[arguments.what].items():
+            workers[name] = Worker(what, arguments, checkpoint)
+            workers[name].step()
+        told = {name: [] for name in workers}
+        for _ in range(arguments.repeats):
+            for name, worker in workers.items():
+                told[name].append(worker.step())
+        for worker in workers.values():
+            worker.close()
+    return told
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", help="encoder, or step")
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return work(arguments)
+
+    told = measure(arguments)
+    if arguments.what == "encoder":
+        losses = [steps[0]["loss"] for steps in told.values()]
+        np.testing.assert_allclose(losses, losses[0], rtol=1e-3, err_msg="not the same model")
+    print(f"{arguments.what}, {arguments.layers} layers, {arguments.batch} x {arguments.length}\n")
+    print("| variant | s | CPU s | tokens/s | ours is as fast (CPU) | peak memory, GiB |")
+    print("|---|---|---|---|---|---|")
+    own = np.array([[step["seconds"], step["cpu"]] for step in told["ours"]])
+    for name, steps in told.items():
+        taken = np.array([[step["seconds"], step["cpu"]] for step in steps])
+        wall, cpu = np.median(taken, axis=0)
+        ratio, cpu_ratio = np.median(taken / own, axis=0)
+        tokens = arguments.batch * arguments.length / wall
+        print(
+            f"| {name} | {wall:.2f} | {cpu:.2f} | {tokens:.0f} | {ratio:.2f} x ({cpu_ratio:.2f} x) "
+            f"| {max(step['peak'] for step in steps):.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Dropout of attention probabilities: bits from a hash of where a probability stands.
+
+Each block of the scores makes its own bits, in the forward and again in the backward pass, whatever
+the blocks are; and the hash costs next to nothing beside `jax.random.bernoulli`, which on a CPU
+takes longer than the softmax.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def seeds(rng, heads: int, batch: int):
+    """uint32 [H, 2, B]: what sets the bits of one head of one item apart from all others."""
+    return jax.random.bits(rng, (heads, 2, batch), jnp.uint32)
+
+
+def keep(seeds_H2B, rate: float, first_query, queries: int, keys: int):
+    """bool [H, B, queries, keys]: True with probability 1 - `rate` (to within 2^-32)."""
+    query = jnp.asarray(first_query, jnp.uint32) + jnp.arange(queries, dtype=jnp.uint32)
+    # A stride that is the same for every length: padding of the keys changes no bit.
+    place_QK = query[:, None] * np.uint32(2**16) + jnp.arange(keys, dtype=jnp.uint32)
+    first, second = seeds_H2B.swapaxes(0, 1)[..., None, None]
+    bits_HBQK = _mix(_mix(place_QK ^ first) + second)
+    return bits_HBQK >= np.uint32(round(rate * 2**32))
+
+
+def _mix(x):
+    """A bijection of 32 bits whose every output bit depends on every input bit.
+
+    Source: C. Wellons, "Prospecting for Hash Functions" (lowbias32), 2018.
+    """
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return x ^ (x >> 16)

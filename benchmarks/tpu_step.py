@@ -98,7 +98,8 @@ def main() -> None:
     baseline = None
     for label, (fields, attend) in ROWS.items():
         if told.only in label:
-            baseline = print_row(label, fields, attend, baseline, told) or baseline
+            cycles = print_row(label, fields, attend, baseline, told)
+            baseline = baseline or cycles
 
 
 def print_row(label, fields, attend, baseline, told) -> float | None:

@@ -14,14 +14,17 @@
 #
 # Five minutes before its time is over a job writes a checkpoint and stops. After preemption or a
 # node's failure Slurm queues it again. The checkout must be on storage that all nodes see, with
-# the package and its gpu extra in .venv. `scancel --name=NAME` stops it;
+# the package and its gpu extra in .venv (or in what PYTHON names). `scancel --name=NAME` stops it;
 # DIR/slurm_JOB.log is what it says.
 
 set -euo pipefail
-# sbatch runs a copy of this file from elsewhere, in the checkout.
-if [ -n "${SLURM_JOB_ID:-}" ]; then here="$PWD/launch"; else here="$(dirname "${BASH_SOURCE[0]}")"; fi
+# sbatch runs a copy of this file that is elsewhere, in the checkout.
+here="$(dirname "${BASH_SOURCE[0]}")"
+if [ ! -f "$here/common.sh" ]; then here="$PWD/launch"; fi
 source "$here/common.sh"
 source "$here/xla_flags.sh"
+
+PYTHON="${PYTHON:-$ROOT/.venv/bin/python}"
 
 main() {
     local valued="nodes gpus-per-node config workdir name partition account time cpus-per-task sessions"
@@ -29,34 +32,34 @@ main() {
     need gpus-per-node
     need_positive nodes gpus-per-node cpus-per-task sessions
     need_training
+    [[ "${OPTION[workdir]}" == /* ]] ||
+        fail "--workdir=${OPTION[workdir]} must be a whole path, on storage that all nodes see"
     if [ -n "${SLURM_JOB_ID:-}" ]; then train; else submit "$@"; fi
 }
 
 submit() {
-    local name option job=(sbatch)
-    name="${OPTION[name]:-deberta-jax}"
-    job+=(--job-name="$name" --chdir="$ROOT" --nodes="${OPTION[nodes]:-1}")
-    # JAX gives the I-th process of a node the I-th GPU, so each must see them all.
-    job+=(--ntasks-per-node="${OPTION[gpus-per-node]}" --gres=gpu:"${OPTION[gpus-per-node]}" --exclusive)
+    local option argument job arguments=()
+    [ -n "${OPTION[dry-run]:-}" ] || [ -n "$(command -v "$PYTHON")" ] ||
+        fail "there is no $PYTHON; make it: python3 -m venv .venv && .venv/bin/pip install -e '.[gpu]'"
+    job=(sbatch --job-name="${OPTION[name]:-deberta-jax}" --chdir="$ROOT" --nodes="${OPTION[nodes]:-1}")
+    job+=(--gpus-per-node="${OPTION[gpus-per-node]}" --ntasks-per-node="${OPTION[gpus-per-node]}")
     for option in partition account time cpus-per-task; do
         if [ -n "${OPTION[$option]:-}" ]; then job+=("--$option=${OPTION[$option]}"); fi
     done
-    job+=(--signal=TERM@300 --requeue --open-mode=append --output="${OPTION[workdir]}/slurm_%A.log")
+    job+=(--signal=TERM@300 --requeue --open-mode=append --output="${OPTION[workdir]}/slurm_%j.log")
     if [ -n "${OPTION[sessions]:-}" ]; then job+=(--array="1-${OPTION[sessions]}%1"); fi
+    for argument in "$@"; do
+        if [ "$argument" != --dry-run ]; then arguments+=("$argument"); fi
+    done
     run mkdir -p "${OPTION[workdir]}"
-    unset "OPTION[help]"
-    run "${job[@]}" "$ROOT/launch/slurm.sh" "${ARGUMENTS[@]}"
-    if [ -n "${OPTION[dry-run]:-}" ]; then
-        echo "# in the job:"
-        train
-    fi
+    run "${job[@]}" "$ROOT/launch/slurm.sh" "${arguments[@]}"
+    if [ -n "${OPTION[dry-run]:-}" ]; then train | sed 's/^/# in the job: /'; fi
 }
 
+# In the job. JAX gives the I-th process of a node the I-th GPU, so each must see them all.
 train() {
-    local variable
-    variable="$(flags_variable gpu)"
-    run export "$variable=$(compiler_flags gpu 1) ${XLA_FLAGS:-}"
-    run srun --kill-on-bad-exit=1 "$ROOT/.venv/bin/python" "${TRAIN[@]}"
+    run export XLA_FLAGS="$(compiler_flags gpu 1) ${XLA_FLAGS:-}"
+    run srun --kill-on-bad-exit=1 --gpu-bind=none "$PYTHON" "${TRAIN[@]}"
 }
 
 main "$@"

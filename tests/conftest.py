@@ -6,7 +6,8 @@ import secrets
 import pytest
 
 # The tests compile far longer than they compute; unoptimised code halves their time. The processes
-# that they start inherit it.
+# that they start inherit it. libtpu, if installed, is for compiling alone.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 

@@ -14,6 +14,9 @@ import numpy as np
 from deberta_jax.kernels import xla_dropout, xla_scores
 from deberta_jax.kernels.xla_scores import sum_type
 
+# Queries of a block from which on it pays to write the scores' gradient down before it is read.
+LARGE = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -103,10 +106,11 @@ def _block_forward(plan, operands, block, key_segments_BK, seeds):
     weights = jnp.exp(scores - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     sees = total > 0
-    log_sum = jnp.where(sees, top + jnp.log(jnp.where(sees, total, 1)), 0)
+    total = jnp.where(sees, total, 1)
+    log_sum = jnp.where(sees, top + jnp.log(total), 0)
     weights = _dropped(plan, weights, block, seeds).astype(value.dtype)
     out = _product("HBTK,HBKD->HBTD", weights, value)
-    return (out / jnp.where(sees, total, 1)).astype(value.dtype), log_sum
+    return (out / total).astype(value.dtype), log_sum
 
 
 def _block_backward(plan, operands, block, key_segments_BK, seeds):
@@ -121,8 +125,16 @@ def _block_backward(plan, operands, block, key_segments_BK, seeds):
     dropped = _dropped(plan, weights, block, seeds).astype(value.dtype)
     dvalue = _product("HBTD,HBTK->HBDK", gradient, dropped).swapaxes(-1, -2)
     dweights = _dropped(plan, _product("HBTD,HBKD->HBTK", gradient, value), block, seeds)
-    query, key, rows = pull(weights * (dweights - block["delta"]))
+    query, key, rows = pull(_dscores(weights, dweights, block["delta"]))
     return {"query": query, "key": key, "value": dvalue, "rows": rows}
+
+
+def _dscores(weights, dweights, delta):
+    """The gradient of the scores; of large blocks `once`, since each reader would make it again."""
+    if weights.shape[2] < LARGE:
+        return weights * (dweights - delta)
+    parts = [x.reshape(-1, x.shape[-1]) for x in (weights, dweights, delta)]
+    return xla_scores.once(lambda w, dw, d: w * (dw - d), *parts).reshape(weights.shape)
 
 
 def _scores(plan, query_HBTD, key_HBKD, rows, block, key_segments_BK):

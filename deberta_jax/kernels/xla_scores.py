@@ -8,6 +8,9 @@ Arrays are heads first: one relative table serves the whole batch of a head. A b
 near N keys, and `rows_HWD` holds the relative row of each distance from -(N - 1) to N - 1.
 """
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,18 +99,20 @@ def toeplitz(x_HBND, rows_HWD, tile: int):
     heads, batch, length, size = x_HBND.shape
     tiles, width = length // tile, rows_HWD.shape[1] - length + 1
     starts = range(length - tile, -1, -tile)
-    windows_HCWD = jnp.stack([rows_HWD[:, s : s + tile + width - 1] for s in starts], axis=1)
+    rows_HWD = jnp.pad(rows_HWD, [(0, 0), (0, 1), (0, 0)])  # `skew` wants a column more
+    windows_HCWD = jnp.stack([rows_HWD[:, s : s + tile + width] for s in starts], axis=1)
     tiled_HCBTD = x_HBND.reshape(heads, batch, tiles, tile, size).swapaxes(1, 2)
     table_HCTW = dot(tiled_HCBTD.reshape(heads, tiles, batch * tile, size), windows_HCWD)
-    table_HCBTW = table_HCTW.reshape(heads, tiles, batch, tile, tile + width - 1)
+    table_HCBTW = table_HCTW.reshape(heads, tiles, batch, tile, tile + width)
     return skew(table_HCBTW, width).swapaxes(1, 2).reshape(heads, batch, length, width)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def skew(table, length):
     """Reads row t from column (rows - 1 - t) on: out[..., t, s] = table[..., t, rows - 1 - t + s].
 
     Args:
-        table: [..., rows, rows + length - 1].
+        table: [..., rows, rows + length]; the last column is not read.
         length: columns of the result.
 
     Returns:
@@ -117,6 +122,33 @@ def skew(table, length):
     flat = table.reshape(*lead, rows * width)
     flat = jax.lax.slice_in_dim(flat, rows - 1, rows - 1 + rows * (width - 1), axis=-1)
     return flat.reshape(*lead, rows, width - 1)[..., :length]
+
+
+def _skew_backward(length, _, gradient):
+    """The same reshapes the other way; the zeros before a row's gradient end the row above it."""
+    *lead, rows, _ = gradient.shape
+    # A pad fused into the slice would divide for the place of every number.
+    padding = ((0, 0), (0, 1), (rows - 1, 0))
+    tiles = gradient.reshape(-1, rows, length)
+    padded = once(lambda part: jnp.pad(part, padding), tiles)
+    flat = padded.reshape(*lead, -1)[..., : rows * (rows + length)]
+    return (flat.reshape(*lead, rows, rows + length),)
+
+
+skew.defvjp(lambda table, length: (skew(table, length), None), _skew_backward)
+
+
+def once(function, *arrays):
+    """`function`, elementwise or by the items of the first axis, of arrays that agree in it.
+
+    It runs in a loop over a few parts, into which XLA fuses none of the result's readers: each
+    would otherwise make it again, the transposed ones a number at a time.
+    """
+    length = arrays[0].shape[0]
+    parts = math.gcd(length, 4)
+    stacked = [x.reshape(parts, length // parts, *x.shape[1:]) for x in arrays]
+    result = jax.lax.map(lambda part: function(*part), stacked)
+    return result.reshape(length, *result.shape[2:])
 
 
 @jax.custom_vjp

@@ -80,7 +80,8 @@ class DisentangledSelfAttention(nn.Module):
         else:
             query = jnp.einsum("BPE,EHD->BPHD", queries_BPE, self.qkv_kernel[:, 0])
             projected = jnp.einsum("BLE,ECHD->CBLHD", hidden_BLE, self.qkv_kernel[:, 1:])
-            query_segments = jnp.take_along_axis(segments_BL, query_positions_BP, axis=1)
+            stands_BPL = query_positions_BP[..., None] == jnp.arange(segments_BL.shape[1])
+            query_segments = jnp.sum(jnp.where(stands_BPL, segments_BL[:, None], 0), axis=-1)
         # A split, whose transpose is the concatenation that the fused kernel's gradients undo.
         *first, key, value = (
             jnp.squeeze(part, 0) for part in jnp.split(projected, len(projected), axis=0)

@@ -14,7 +14,10 @@ from deberta_jax.model.layers import ACTIVATIONS, Dense, Embedding, bias, layer_
 from deberta_jax.model.positions import distance_rows
 
 _REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names("attention"),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -129,10 +129,13 @@ def _told_to_stop():
             raise KeyboardInterrupt
         received.append(number)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    # Several processes must agree on the step to stop at: there SIGTERM is left to JAX's preemption
+    # service, which the checkpoint manager asks.
+    alone = jax.process_count() == 1
+    numbers = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
+    before = {number: signal.signal(number, remember) for number in numbers}
     try:
-        # With several processes they must agree: the checkpoint manager's preemption sync does.
-        yield lambda: bool(received) and jax.process_count() == 1
+        yield lambda: bool(received) and alone
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

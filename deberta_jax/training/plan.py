@@ -37,20 +37,21 @@ class Plan(NamedTuple):
     evaluate: Callable
 
 
-def make_plan(config, objective, clockwork: Clockwork) -> Plan:
+def make_plan(config, objective, clockwork: Clockwork, devices=None) -> Plan:
     """Raises `UserError` for whatever in the config cannot be run on these devices.
 
     Args:
         config: a `deberta_jax.config.Config`; read are `seed`, `train`, `optimizer` and `mesh`.
         objective: what is learned (`objectives.Objective`).
         clockwork: the run's units of time, its total steps included.
+        devices: what to run on, or to compile for; all that JAX has unless told otherwise.
     """
     settings = config.train
     every = {
         what: clockwork.steps(f"train.{what}_every", getattr(settings, f"{what}_every"))
         for what in ("log", "eval", "checkpoint")
     }
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     sharding.check_batch(settings.batch_size, settings.microbatches, mesh)
     schedule = make_schedule(config.optimizer, clockwork)
     optimizer = make_optimizer(config.optimizer, schedule)

@@ -5,9 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from deberta_jax.kernels import device
-from deberta_jax.kernels.tpu.backward import backward
+from deberta_jax.kernels.tpu.backward import DEFAULT_VMEM, backward, vmem_bytes
 from deberta_jax.kernels.tpu.blocks import choose
 from deberta_jax.kernels.tpu.forward import forward
 from deberta_jax.kernels.tpu.masked import masked_attention
@@ -62,6 +63,9 @@ def check(query, key, value, relative=None, query_positions=None):
     del relative
     if query_positions is not None and not device.turns_by_row():
         raise NotImplementedError(f"queries at places of their own on a {device.kind()}")
+    _, length, _, size = key.shape
+    if not device.turns_by_row() and vmem_bytes(length, size, 1, key.dtype.itemsize) > DEFAULT_VMEM:
+        raise NotImplementedError(f"{length} {key.dtype} tokens on a {device.kind()}")
     if not key.shape == value.shape or (query_positions is None and query.shape != key.shape):
         raise ValueError(
             f"queries {query.shape}, keys {key.shape} and values {value.shape} must be of one shape"
@@ -97,7 +101,8 @@ def _attention(blocks, content, biases, tables, query_segments, key_segments, se
 
 def _forward(blocks, content, biases, tables, query_segments, key_segments, seeds):
     """Biases are added here so that their gradients are sums that the kernel takes on its way:
-    over the lanes of its layout, a reduction by XLA would cost a tenth of the attention."""
+    over the lanes of its layout, a reduction by XLA would cost a tenth of the attention. A remat
+    policy that saves what is named "attention" keeps the kernel from running twice."""
     if biases is not None:
         content = content + biases[:, None, :, :, None]
     scale = jnp.asarray([blocks.scale, 1, 1], content.dtype)
@@ -107,6 +112,7 @@ def _forward(blocks, content, biases, tables, query_segments, key_segments, seed
     segments = query_segments[:, None], key_segments[:, None]
     operands = seeds, visits, content, tables, *segments
     output, lse = forward(blocks, *operands)
+    output, lse = checkpoint_name(output, "attention"), checkpoint_name(lse, "attention")
     return output, (operands, output, lse, biases)
 
 

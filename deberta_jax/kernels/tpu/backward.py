@@ -16,6 +16,9 @@ from deberta_jax.kernels.tpu import scores as scoring
 from deberta_jax.kernels.tpu import tiles
 from deberta_jax.kernels.tpu.blocks import TILE
 
+# What a kernel may take of VMEM unless it asks for more; all that the oldest chips have.
+DEFAULT_VMEM = 16 * 2**20
+
 
 def backward(
     blocks, seeds, visits, content, tables, query_segments, key_segments, output, lse, gradient,
@@ -68,7 +71,8 @@ def backward(
             *[jax.ShapeDtypeStruct(t.shape, jnp.float32) for t in present],
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary")
+            dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"),
+            vmem_limit_bytes=vmem_bytes(length, size, together, content.dtype.itemsize),
         ),
         name="disentangled_attention_backward",
         interpret=blocks.interpret,
@@ -81,6 +85,13 @@ def backward(
     d_tables = [d_table * _units(blocks) for d_table in d_tables]
     d_tables = tuple(None if t is None else d_tables.pop(0) for t in tables)
     return d_content, d_tables, jnp.sum(d_biases, axis=-1)
+
+
+def vmem_bytes(length, size, heads, itemsize):
+    """What the backward pass takes: one item's gradients, twice, for they leave while the next
+    item's are made; its queries' sums; and what one pair of blocks needs."""
+    tokens = heads * size * length
+    return max(DEFAULT_VMEM, 2 * 3 * tokens * itemsize + 4 * tokens + 6 * itemsize * 2**20)
 
 
 def _units(blocks):

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Trains on TPUs or GPUs of any cloud, as a managed job of SkyPilot: bash launch/sky.sh VERB --OPTION=VALUE...
+#
+#   launch   the job; after preemption SkyPilot finds other machines, and it goes on
+#   status   of the managed jobs
+#   logs     follow
+#   delete   the job
+#
+#   --name=NAME
+#   --tpu=TYPE            generation and topology, such as v5e:4x4; or
+#   --gpus=GPU:N          such as H100:8, on each of --nodes=N machines
+#   --bucket=BUCKET       mounted at /gcs on every host
+#   --config=FILE         the recipe, such as configs/deberta_v1_base.py
+#   --workdir=/gcs/DIR    of the run; on the bucket, so that it outlives the machines
+#   --config.a.b=c        overrides, as for deberta_jax.train
+#   --infra=WHERE         cloud[/region[/zone]], such as gcp/us-central1 (default: the cheapest)
+#   --on-demand           not preemptible
+#   --dry-run             print the commands, run nothing
+
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$ROOT/launch/tpu_types.sh"
+
+main() {
+    local verb="${1:---help}"
+    if [ "$verb" = --help ]; then usage "$0" && exit; fi
+    declare -F "verb_$verb" > /dev/null || fail "'$verb' is no verb; verbs are launch, status, logs, delete"
+    read_options "$0" "name tpu gpus nodes bucket config workdir infra" "on-demand" "${@:2}"
+    need_positive nodes
+    "verb_$verb"
+}
+
+verb_launch() {
+    local machines chip job
+    need_name
+    need bucket
+    need_training
+    need_shared_workdir
+    if [ -n "${OPTION[tpu]:-}" ] && [ -z "${OPTION[gpus]:-}${OPTION[nodes]:-}" ]; then
+        read_tpu "${OPTION[tpu]}"
+        chip="$GENERATION"
+        machines=(--gpus="tpu-$ACCELERATOR_TYPE" --num-nodes=1)
+    elif [ -z "${OPTION[tpu]:-}" ] && [ -n "${OPTION[gpus]:-}" ]; then
+        chip=gpu
+        machines=(--gpus="${OPTION[gpus]}" --num-nodes="${OPTION[nodes]:-1}")
+    else
+        fail "give either --tpu, or --gpus (and --nodes)"
+    fi
+    job=(sky jobs launch "$ROOT/launch/sky.yaml" --yes --name="${OPTION[name]}" --workdir="$ROOT" "${machines[@]}")
+    if [ -n "${OPTION[infra]:-}" ]; then job+=(--infra="${OPTION[infra]}"); fi
+    if [ -n "${OPTION[on-demand]:-}" ]; then job+=(--no-use-spot); else job+=(--use-spot); fi
+    job+=(--env=CHIP="$chip" --env=BUCKET="${OPTION[bucket]}" --env=CONFIG="${OPTION[config]}")
+    job+=(--env=WORKDIR="${OPTION[workdir]}" --env=OVERRIDES="$(quoted "${OVERRIDES[@]}")")
+    run "${job[@]}"
+}
+
+verb_status() {
+    run sky jobs queue
+}
+
+verb_logs() {
+    need_name
+    run sky jobs logs --name="${OPTION[name]}"
+}
+
+verb_delete() {
+    need_name
+    run sky jobs cancel --yes --name="${OPTION[name]}"
+}
+
+main "$@"

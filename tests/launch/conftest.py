@@ -1,0 +1,36 @@
+"""Jobs that no launcher has seen before."""
+
+import random
+import string
+
+import pytest
+
+RECIPES = ["deberta_v1_base", "deberta_v1_large", "deberta_v2_xlarge", "deberta_v2_xxlarge"]
+
+
+class Job:
+    """Names of everything, and the options that say them."""
+
+    def __init__(self, seed):
+        draw = random.Random(seed)
+
+        def word():
+            return "".join(draw.choices(string.ascii_lowercase, k=8))
+
+        self.name, self.bucket, self.zone = f"{word()}-{draw.randrange(99)}", word(), word()
+        self.project, self.image, self.cluster = word(), f"{word()}/{word()}", word()
+        self.config = f"configs/{draw.choice(RECIPES)}.py"
+        self.workdir = f"/gcs/{word()}/{word()}"
+        # Blanks, quotes and a dollar have to arrive as they are.
+        self.override = f'--config.data.corpus=/gcs/{word()} it\'s "$HOME"/*.jsonl'
+        self.named = [f"--name={self.name}"]
+        self.placed = [*self.named, f"--zone={self.zone}", f"--project={self.project}"]
+        self.run = [f"--config={self.config}", f"--workdir={self.workdir}", self.override]
+        self.training = [*self.run, f"--bucket={self.bucket}"]
+        self.train = [f"--config={self.config}", f"--workdir={self.workdir}", "--distributed=auto"]
+        self.train = ["-m", "deberta_jax.train", *self.train, self.override]
+
+
+@pytest.fixture
+def job(seed):
+    return Job(seed)

@@ -1,0 +1,99 @@
+"""The TPU types and the compiler flags, as libtpu and XLA themselves know them."""
+
+import os
+import random
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from tests.launch.scripts import LAUNCH, launch
+
+GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+# Devices of a chip: to the compiler a v4 chip is two, until it joins its cores.
+DEVICES = {"v4": 2, "v5e": 1, "v5p": 1, "v6e": 1, "tpu7x": 2}
+TOPOLOGY = """
+from jax.experimental.topologies import get_topology_desc
+devices = get_topology_desc(platform="tpu", topology_name="{}").devices
+print("FOUND", len(devices), len({{device.process_index for device in devices}}))
+"""
+with_libtpu = pytest.mark.skipif(not find_spec("libtpu"), reason="libtpu is not installed")
+
+
+def flags(*arguments) -> dict[str, str]:
+    """The environment variable that `xla_flags.sh` exports, in an environment that has flags."""
+    (export,) = launch("xla_flags.sh", *arguments).stdout.splitlines()
+    name = export.split("=")[0].removeprefix("export ")
+    environment = os.environ | {name: "--own"}
+    value = subprocess.check_output(
+        ["bash", "-c", f'{export}; echo "${name}"'], env=environment, text=True
+    ).strip()
+    assert value.endswith(" --own")
+    return {name: value.removesuffix(" --own")}
+
+
+def python(code, **environment):
+    environment = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", **environment}
+    environment = os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def types(*tpus) -> list[dict[str, str]]:
+    """What `read_tpu` makes of each."""
+    words = (
+        "$CHIPS $HOSTS $ACCELERATOR_TYPE ${RUNTIME[$GENERATION]} ${GKE_ACCELERATOR[$GENERATION]}"
+    )
+    script = f'source {LAUNCH}/common.sh; source {LAUNCH}/tpu_types.sh; for t in "$@"; do '
+    script += f'read_tpu "$t"; echo "{words}"; done'
+    lines = subprocess.check_output(["bash", "-c", script, "-", *tpus], text=True).splitlines()
+    return [line.split() for line in lines]
+
+
+@with_libtpu
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_tpu(generation, seed):
+    """A topology of each generation, drawn afresh, loaded with all the flags for it."""
+    script = f'source {LAUNCH}/tpu_types.sh; echo "${{TOPOLOGIES[{generation}]}}"'
+    topologies = subprocess.check_output(["bash", "-c", script], text=True).split()
+    tpu = f"{generation}:{random.Random(seed).choice(topologies)}"
+    done = python(TOPOLOGY.format(tpu), **flags(generation, "2"))
+    assert done.returncode == 0, (tpu, done.stderr[-500:])
+    ((chips, hosts, *_),) = types(tpu)
+    found = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
+    assert found == [f"FOUND {int(chips) * DEVICES[generation]} {hosts}"], tpu
+
+
+@with_libtpu
+def test_libtpu_refuses_a_flag_that_it_does_not_know():
+    known = flags("v5e", "2")["LIBTPU_INIT_ARGS"]
+    unknown = known.replace("xla_enable_async_all_gather", "xla_enable_asink_all_gather")
+    done = python(TOPOLOGY.format("v5e:2x2"), LIBTPU_INIT_ARGS=unknown)
+    assert done.returncode != 0 and "asink" in done.stderr + done.stdout
+
+
+def test_gpu_flags():
+    """XLA parses the GPU's flags wherever it runs, and dies of one that it does not know."""
+    known = flags("gpu")["XLA_FLAGS"]
+    assert python("import jax; jax.devices()", XLA_FLAGS=known).returncode == 0
+    unknown = known.replace("latency_hiding", "latency_biding")
+    assert "latency_biding" in python("import jax; jax.devices()", XLA_FLAGS=unknown).stderr
+
+
+def test_one_slice_needs_no_flags_between_slices():
+    (one,), (two,) = (flags("v6e", slices).values() for slices in "12")
+    assert two.startswith(one) and "data_parallel" in two and "data_parallel" not in one
+
+
+def test_accelerator_types():
+    """cloud.google.com/tpu/docs: v4, v5p and tpu7x count TensorCores, v5e and v6e chips."""
+    known = {
+        "v4:4x4x4": ["64", "16", "v4-128", "tpu-ubuntu2204-base", "tpu-v4-podslice"],
+        "v5e:16x16": ["256", "64", "v5litepod-256", "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice"],
+        "v5p:2x2x1": ["4", "1", "v5p-8", "v2-alpha-tpuv5", "tpu-v5p-slice"],
+        "v6e:1x1": ["1", "1", "v6e-1", "v2-alpha-tpuv6e", "tpu-v6e-slice"],
+        "tpu7x:4x4x8": ["128", "32", "tpu7x-256", "v2-alpha-tpu7-ubuntu2404", "tpu7x"],
+    }
+    assert dict(zip(known, types(*known), strict=True)) == known

@@ -1,0 +1,32 @@
+"""Functions of test modules run where libtpu compiles for TPUs that are not there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def compiled_for_tpu(function, *arguments):
+    """What a test module's function returns (JSON) in a process of its own; skips without libtpu.
+
+    libtpu reads its settings once, when it is loaded.
+    """
+    pytest.importorskip("libtpu")
+    code = (
+        "import json; from deberta_jax.parallel import estimate; estimate.prepare(); "
+        f"from {function.__module__} import {function.__name__} as function; "
+        f"print(json.dumps(function(*{arguments!r})))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    return json.loads(result.stdout.splitlines()[-1])

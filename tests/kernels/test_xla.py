@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deberta_jax.kernels import xla, xla_dropout
+from deberta_jax.kernels import xla, xla_blocks, xla_dropout
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.kernels.xla_rows import expand
 from deberta_jax.model.positions import relative_rows
@@ -18,7 +18,7 @@ CLAMPED = dict(span=6, buckets=0, max_relative_positions=6)
 # Sizes so small that short sequences take every path: padding, far keys, partial groups of heads.
 FORMULATIONS = {
     "whole": dict(WHOLE=128, SHORT_TILE=8),
-    "whole, head by head": dict(WHOLE=128, SHORT_TILE=8, SCORES=0, CACHED=0),
+    "whole, head by head": dict(WHOLE=128, SHORT_TILE=8, SCORES=0, CACHED=0, LARGE=0),
     "blocks": dict(WHOLE=8, BLOCK=8, LONG_TILE=4),
     "blocks, head by head": dict(WHOLE=8, BLOCK=8, LONG_TILE=4, SCORES=0, CACHED=0),
 }
@@ -28,7 +28,8 @@ LENGTH = 61
 @pytest.fixture
 def formulation(request, monkeypatch):
     for name, value in FORMULATIONS[request.param].items():
-        monkeypatch.setattr(xla, name, value)
+        module = xla if hasattr(xla, name) else xla_blocks
+        monkeypatch.setattr(module, name, value)
     return request.param
 
 

@@ -82,7 +82,7 @@ def backward(
         *present,
     )  # fmt: skip
     d_content, d_biases, *d_tables = results
-    d_tables = [d_table * _units(blocks) for d_table in d_tables]
+    d_tables = [d_table * scoring.gradient_units(blocks) for d_table in d_tables]
     d_tables = tuple(None if t is None else d_tables.pop(0) for t in tables)
     return d_content, d_tables, jnp.sum(d_biases, axis=-1)
 
@@ -92,11 +92,6 @@ def vmem_bytes(length, size, heads, itemsize):
     item's are made; its queries' sums; and what one pair of blocks needs."""
     tokens = heads * size * length
     return max(DEFAULT_VMEM, 2 * 3 * tokens * itemsize + 4 * tokens + 6 * itemsize * 2**20)
-
-
-def _units(blocks):
-    """What the gradient by a score in bits, times 1 - rate, still lacks."""
-    return np.float32(np.log(2) / (1 - blocks.rate))
 
 
 def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs):
@@ -177,11 +172,11 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
                 by_query = jnp.sum(by_score, axis=0, keepdims=True)
                 if blocks.p2c:
                     total = jnp.sum(to_query, axis=1, keepdims=True)
-                    _add_far(blocks, d_query_table_ref, e, i - j, total)
+                    scoring.add_far_row(blocks, d_query_table_ref, e, i - j, total)
                 if blocks.c2p:
                     of_query = query.astype(jnp.float32) * by_query
                     total = jnp.sum(of_query, axis=1, keepdims=True)
-                    _add_far(blocks, d_key_table_ref, e, j - i, total)
+                    scoring.add_far_row(blocks, d_key_table_ref, e, j - i, total)
                     to_query += by_query * scoring.far_row(blocks, key_table_ref, e, j - i)
             query_sum_ref[e, :, of_block] += to_query
         if near:
@@ -217,7 +212,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
 
     scoring.when_visited(blocks, visits_ref[item, i, j], i - j, attend)
 
-    units = _units(blocks)
+    units = scoring.gradient_units(blocks)
 
     def finish(part, block, gradient):
         start = pl.multiple_of(block * blocks.block, TILE)
@@ -237,11 +232,3 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
 def _fold_lanes(x_GDT):
     """Sums a block's tokens to TILE of them; the rest of the sum is a matter for XLA."""
     return sum(x_GDT[..., start : start + TILE] for start in range(0, x_GDT.shape[-1], TILE))
-
-
-def _add_far(blocks, d_table_ref, e, offset, total_D1):
-    """Adds to the outermost column on the side of `offset`, where `far_row` reads."""
-    lanes = jax.lax.broadcasted_iota(jnp.int32, (total_D1.shape[0], TILE), 1)
-    last = jnp.where(offset > 0, 1, 0)
-    edge = pl.ds(pl.multiple_of(last * (blocks.table_width - TILE), TILE), TILE)
-    d_table_ref[e, :, edge] += jnp.where(lanes == last * (TILE - 1), total_D1, 0.0)

@@ -8,7 +8,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -71,14 +70,9 @@ def backward(
         output, lse, gradient, *scoring.present(tables),
     )  # fmt: skip
     d_query, d_key, d_value, *d_tables = results
-    d_tables = [d_table * _units(blocks) for d_table in d_tables]
+    d_tables = [d_table * square_scoring.gradient_units(blocks) for d_table in d_tables]
     d_tables = tuple(None if t is None else d_tables.pop(0) for t in tables[:2])
     return d_query, d_key, d_value, d_tables
-
-
-def _units(blocks):
-    """What the gradient by a score in bits, times 1 - rate, still lacks."""
-    return np.float32(np.log(2) / (1 - blocks.rate))
 
 
 def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
@@ -155,11 +149,11 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
                 by_query = jnp.sum(by_score, axis=0, keepdims=True)
                 if blocks.p2c:
                     total = jnp.sum(to_query, axis=1, keepdims=True)
-                    _add_far(blocks, d_query_table_ref, e, offset, total)
+                    square_scoring.add_far_row(blocks, d_query_table_ref, e, offset, total)
                 if blocks.c2p:
                     of_query = query.astype(jnp.float32) * by_query
                     total = jnp.sum(of_query, axis=1, keepdims=True)
-                    _add_far(blocks, d_key_table_ref, e, -offset, total)
+                    square_scoring.add_far_row(blocks, d_key_table_ref, e, -offset, total)
                     row = square_scoring.far_row(blocks, key_table_ref, e, -offset)
                     to_query += by_query * row
             query_sum_ref[e, :, of_tile] += to_query
@@ -228,7 +222,7 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
 
     scoring.when_visited(blocks, visits_ref, ranges_ref, item, i, j, attend)
 
-    units = _units(blocks)
+    units = square_scoring.gradient_units(blocks)
 
     @pl.when(i == pl.num_programs(3) - 1)
     def _finish_keys():
@@ -239,11 +233,3 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
     def _finish_queries():
         d_query = query_sum_ref[:, :, of_tile] * units
         d_query_ref[0, :, :, of_tile] = d_query.astype(query_ref.dtype)
-
-
-def _add_far(blocks, d_table_ref, e, offset, total_D1):
-    """Adds to the outermost column on the side of `offset`, where `far_row` reads."""
-    lanes = jax.lax.broadcasted_iota(jnp.int32, (total_D1.shape[0], TILE), 1)
-    last = jnp.where(offset > 0, 1, 0)
-    edge = pl.ds(pl.multiple_of(last * (blocks.table_width - TILE), TILE), TILE)
-    d_table_ref[e, :, edge] += jnp.where(lanes == last * (TILE - 1), total_D1, 0.0)

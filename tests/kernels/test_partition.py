@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from deberta_jax import kernels
-from deberta_jax.kernels import attention, gpu, tpu
+from deberta_jax.kernels import attention, cpu, gpu, tpu
+from deberta_jax.kernels.cpu import build
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model import config as model_config
 from deberta_jax.model.positions import relative_rows
@@ -18,17 +19,19 @@ from tests.devices import on_eight_devices
 PARTITION = PartitionSpec(("data", "fsdp"), None, "tensor", None)
 
 
-@pytest.mark.parametrize("implementation", ["tpu", "gpu"])
+@pytest.mark.parametrize("implementation", ["tpu", "gpu", "cpu"])
 def test_a_mesh_changes_nothing(implementation, seed):
     on_eight_devices(check_mesh, implementation, seed)
 
 
 def check_mesh(implementation, seed):
     """Dropout included: output and every gradient, over items and heads."""
+    assert build.problem() is None
     rng = np.random.default_rng(int(seed))
     length, heads, size = 128, 4, 32
-    kernel = {"tpu": tpu, "gpu": gpu}[implementation].attention
-    kernel = functools.partial(kernel, dropout_rate=0.25, interpret=True)
+    interpreted = {} if implementation == "cpu" else {"interpret": True}
+    kernel = {"tpu": tpu, "gpu": gpu, "cpu": cpu}[implementation].attention
+    kernel = functools.partial(kernel, dropout_rate=0.25, **interpreted)
     content = [jnp.asarray(rng.normal(size=(4, length, heads, size)), jnp.float32) for _ in "qkv"]
     tables = [jnp.asarray(rng.normal(size=(32, heads, size)), jnp.float32) for _ in "kq"]
     segments = jnp.asarray(rng.integers(0, 3, (4, length)), jnp.int32)

@@ -17,7 +17,7 @@ class CausalLanguageModelling(TokenPrediction):
 
     def __init__(self, config, unigram_counts=None):
         if not config.causal:
-            raise UserError("model.causal is False; objective 'clm' must not see what it predicts")
+            raise UserError("model.causal is False; objective 'clm' needs it True")
         super().__init__(config, unigram_counts)
 
     def weights(self, batch):

@@ -16,9 +16,7 @@ class MaskedLanguageModelling(TokenPrediction):
 
     def __init__(self, config, unigram_counts=None):
         if config.causal:
-            raise UserError(
-                "model.causal is True; objective 'mlm' sees both sides: set it to False"
-            )
+            raise UserError("model.causal is True; objective 'mlm' needs it False")
         super().__init__(config, unigram_counts)
 
     def weights(self, batch):

@@ -5,9 +5,9 @@
 
 RoBERTa-like (absolute positions at the input, plain attention), DeBERTa-AP (the same positions,
 disentangled attention), DeBERTa (absolute positions in EMD instead) and DeBERTa-MT (masked
-modelling besides), three seeds each, with the sizes of `quickstart_clm` and a smaller vocabulary.
-Every run is an ordinary run of the `train` verb; run again, the script goes on from where it stood.
-It prints the table as Markdown.
+modelling besides), three seeds each, of 2 layers of width 64 and 2,000 pieces. Every run is an
+ordinary run of the `train` verb; run again, the script goes on from where it stood. It prints the
+table as Markdown.
 """
 
 import argparse
@@ -24,7 +24,8 @@ MODELS = {
     "DeBERTa": [],
     "DeBERTa-MT": ["--config.objective=mlm_clm", "--config.model.causal=False"],
 }
-PIECES = 2000
+PIECES, BATCH = 2000, 8
+SIZES = dict(vocab_size=PIECES + 16, hidden_size=64, num_hidden_layers=2, intermediate_size=256)
 
 
 def verb(name, *arguments):
@@ -39,7 +40,8 @@ def run(model, seed, arguments) -> dict:
         "train",
         f"--workdir={workdir}",
         f"--config.data.dir={arguments.workdir}/data",
-        f"--config.model.vocab_size={PIECES + 16}",
+        *(f"--config.model.{name}={size}" for name, size in SIZES.items()),
+        f"--config.train.batch_size={BATCH}",
         f"--config.train.duration={arguments.duration}",
         "--config.train.eval_every=0",
         "--config.train.checkpoint_every=50%",
@@ -74,8 +76,8 @@ def main() -> None:
     parser.add_argument("--validation_corpus", required=True)
     parser.add_argument("--workdir", default="runs/causal")
     parser.add_argument("--duration", default="300 steps")
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--eval_batches", type=int, default=20)
+    parser.add_argument("--learning_rate", type=float, default=3e-3)
+    parser.add_argument("--eval_batches", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     verb(
@@ -87,7 +89,7 @@ def main() -> None:
     )
     metadata = json.loads((Path(arguments.workdir) / "data" / "metadata.json").read_text())
     train = metadata["splits"]["train"]
-    tokens_per_step = 16 * train["positions"] / train["sequences"]
+    tokens_per_step = BATCH * train["positions"] / train["sequences"]
     runs = {model: [] for model in MODELS}
     for seed in range(arguments.seeds):  # seeds outermost: an early look compares like with like
         for model, lines in runs.items():

@@ -21,6 +21,7 @@ class MaskedAndCausalLanguageModelling:
         self.mlm = MaskedLanguageModelling(config, unigram_counts)
         causal = dataclasses.replace(config, causal=True)
         self.clm = CausalLanguageModelling(causal, unigram_counts)
+        self.parts = self.mlm, self.clm
 
     def init(self, rng):
         return self.mlm.init(rng)
@@ -48,8 +49,7 @@ class MaskedAndCausalLanguageModelling:
         return metrics
 
     def flops_per_token(self, sequence_length, predictions):
-        parts = self.mlm, self.clm
-        return sum(part.flops_per_token(sequence_length, predictions) for part in parts)
+        return sum(part.flops_per_token(sequence_length, predictions) for part in self.parts)
 
 
 def unmasked(batch):

@@ -5,6 +5,7 @@ copy with that token masked (Salazar et al., arXiv 1910.14659). A word's later t
 earlier ones away: "pll-word-l2r" masks those too (Kauf and Ivanova, arXiv 2305.10588).
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -62,9 +63,8 @@ def log_likelihoods(
         batch_tokens: tokens computed at once, padding included.
         log: takes lines of progress.
     """
-    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    losses = jax.jit(_losses(model), in_shardings=(whole, rows), out_shardings=whole)
-    params = jax.device_put(params, whole)
+    losses = _compiled(model, mesh)
+    params = jax.device_put(params, sharding.replicated(mesh))
     # One sentence a copy, or one token.
     lengths = np.array([len(ids) for ids in sentences])
     copies = np.ones_like(lengths) if method == "ll" else lengths - 2
@@ -91,7 +91,10 @@ def log_likelihoods(
     return scores
 
 
-def _losses(model):
+@functools.cache
+def _compiled(model, mesh):
+    """`(params, batch) -> losses`, compiled once for each width of batches."""
+
     def losses(params, batch):
         """float32 [B]: minus the log-likelihood of what is predicted of each copy."""
         if "masked_positions" in batch:
@@ -108,7 +111,8 @@ def _losses(model):
         )
         return jnp.sum(token_losses(projection, labels_BP)[0] * weights_BP, axis=1)
 
-    return losses
+    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    return jax.jit(losses, in_shardings=(whole, rows), out_shardings=whole)
 
 
 def _batches(

@@ -18,6 +18,7 @@ class MaskedAndCausalLanguageModelling:
     """
 
     def __init__(self, config, unigram_counts=None):
+        self.config = config
         self.mlm = MaskedLanguageModelling(config, unigram_counts)
         causal = dataclasses.replace(config, causal=True)
         self.clm = CausalLanguageModelling(causal, unigram_counts)

@@ -11,7 +11,7 @@ from deberta_jax.kernels.tpu import blocks as tpu_blocks
 from deberta_jax.model.positions import relative_rows
 
 POSITIONS = dict(span=16, buckets=16, max_relative_positions=64)
-LENGTH, SIZE = 150, 32
+LENGTH, SIZE = 140, 32
 
 
 @pytest.mark.parametrize("queries", [None, 24], ids=["in order", "anywhere"])

@@ -70,24 +70,22 @@ def log_likelihoods(
     copies = np.ones_like(lengths) if method == "ll" else lengths - 2
     owner = np.repeat(np.arange(len(sentences)), copies)
     place = np.arange(len(owner)) - np.repeat(np.cumsum(copies) - copies, copies) + 1
-    scores, done = np.zeros(len(sentences)), 0
+    scores, done, computing = np.zeros(len(sentences)), 0, None
     start = last = time.monotonic()
     with sharding.on(mesh):
-        pending = []
-        for chosen, width, size in _batches(lengths[owner], batch_tokens, mesh.size):
-            batch = _padded([sentences[index] for index in owner[chosen]], width, size)
+        for chosen, width, rows in _batches(lengths[owner], batch_tokens, mesh.size):
+            batch = _padded([sentences[index] for index in owner[chosen]], width, rows)
             if method != "ll":
                 _mask(batch, place[chosen], method, marks)
-            pending.append((chosen, losses(params, sharding.to_devices(batch, mesh))))
-            # Fetched only now that the devices are busy with the next.
-            for copy, loss_B in [pending.pop(0)] if len(pending) > 1 else []:
-                _add(scores, owner[copy], loss_B)
+            loss_B = losses(params, sharding.to_devices(batch, mesh))
+            # The batch before is fetched only now that the devices are busy with this one.
+            _subtract(scores, computing)
+            computing = owner[chosen], loss_B
             done += len(chosen)
             if (now := time.monotonic()) - last >= _SECONDS_BETWEEN_LINES:
                 last, left = now, (now - start) * (len(owner) - done) / done
                 log(f"{done:,} of {len(owner):,} copies scored, about {left:.0f} s left")
-        for copy, loss_B in pending:
-            _add(scores, owner[copy], loss_B)
+    _subtract(scores, computing)
     return scores
 
 
@@ -159,5 +157,8 @@ def _mask(batch: dict[str, np.ndarray], places: np.ndarray, method: str, marks: 
     ids_BL[masked_BL] = marks.mask_id
 
 
-def _add(scores: np.ndarray, owners: np.ndarray, loss_B: jax.Array) -> None:
-    np.subtract.at(scores, owners, np.asarray(loss_B, np.float64)[: len(owners)])
+def _subtract(scores: np.ndarray, computed: tuple[np.ndarray, jax.Array] | None) -> None:
+    """Takes the losses of a batch's copies off the scores of their sentences."""
+    if computed is not None:
+        owners, loss_B = computed
+        np.subtract.at(scores, owners, np.asarray(loss_B, np.float64)[: len(owners)])

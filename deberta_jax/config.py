@@ -26,7 +26,8 @@ class Config:
 
     # Seed of everything random: held-out split, shuffle, masking, initial weights, dropout.
     seed: int = 0
-    # What is learned: "mlm".
+    # What is learned: masked tokens ("mlm"), each token from those before it ("clm"), both
+    # ("mlm_clm").
     objective: str = "mlm"
     # The architecture.
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

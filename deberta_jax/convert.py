@@ -15,8 +15,7 @@ from absl import flags
 from deberta_jax import command
 from deberta_jax.errors import UserError
 from deberta_jax.interop import layouts
-from deberta_jax.interop.released import read_released
-from deberta_jax.workdir import is_run, open_run
+from deberta_jax.pretrained import open_checkpoint
 
 _LAYOUTS = {
     "transformers": layouts.write_transformers,
@@ -39,11 +38,7 @@ def main(parsed) -> None:
         raise UserError(f"--from={source} is no directory; it must hold a checkpoint or a run")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--to={target} is not empty; name a new directory")
-    if is_run(source):
-        run = open_run(source)
-        checkpoint, tokenizer_directory = run.released(), Path(run.prepared.tokenizer.path).parent
-    else:
-        checkpoint, tokenizer_directory = read_released(source), source
+    checkpoint, tokenizer_directory = open_checkpoint(source)
     target.mkdir(parents=True, exist_ok=True)
     _LAYOUTS[parsed.layout](checkpoint, target)
     for name in _TOKENIZER_FILES:

@@ -1,4 +1,7 @@
-"""Held-out loss and fill-mask examples of a run: python -m deberta_jax.evaluate --workdir=DIR"""
+"""Held-out metrics of a run, and examples: python -m deberta_jax.evaluate --workdir=DIR
+
+A masked model fills in words, an auto-regressive one goes on from beginnings of sentences.
+"""
 
 import re
 
@@ -7,7 +10,10 @@ import numpy as np
 from absl import flags
 
 from deberta_jax import command
+from deberta_jax.continuations import continuations
 from deberta_jax.data.packed_text import VALIDATION
+from deberta_jax.objectives.clm import CausalLanguageModelling
+from deberta_jax.objectives.mlm import MaskedLanguageModelling
 from deberta_jax.train import held_out_batches
 from deberta_jax.training.evaluation import make_evaluation
 from deberta_jax.workdir import Run, open_run
@@ -26,15 +32,17 @@ def main(parsed) -> None:
         print(f"  {name:<22}{value:.4f}")
     gain = metrics["eval/unigram_loss"] - metrics["eval/loss"]
     print(f"  {gain:.2f} nats under the unigram baseline\n")
-    for line in fill_mask_examples(run, parsed.examples):
-        print(line)
+    for objective in getattr(run.objective, "parts", (run.objective,)):
+        for line in _EXAMPLES[type(objective)](run, objective, parsed.examples):
+            print(line)
 
 
-def fill_mask_examples(run: Run, count: int, top: int = 5) -> list[str]:
+def fill_mask_examples(run: Run, objective, count: int, top: int = 5) -> list[str]:
     """Held-out sentences with one word masked, and what the model would put there.
 
     Args:
         run: a trained run.
+        objective: the run's, or the part of it that has masked `logits`.
         count: how many examples.
         top: guesses shown of each.
     """
@@ -52,7 +60,7 @@ def fill_mask_examples(run: Run, count: int, top: int = 5) -> list[str]:
         batch["input_ids"][row, : len(ids)] = ids
         batch["input_ids"][row, place] = tokenizer.mask_id
         batch["segment_ids"][row, : len(ids)] = 1
-    logits_BV = np.asarray(jax.jit(run.objective.logits)(run.params, batch)[:, 0], np.float32)
+    logits_BV = np.asarray(jax.jit(objective.logits)(run.params, batch)[:, 0], np.float32)
     logits_BV = logits_BV[:, : tokenizer.mask_id]  # [MASK] and spare rows are no guesses
     lines = []
     for (ids, place), logits_V in zip(chosen, logits_BV, strict=True):
@@ -100,6 +108,12 @@ def _fits(words: int) -> bool:
     return _SENTENCE_WORDS[0] <= words <= _SENTENCE_WORDS[1]
 
 
+# What shows how each objective's model guesses.
+_EXAMPLES = {
+    MaskedLanguageModelling: fill_mask_examples,
+    CausalLanguageModelling: continuations,
+}
+
 if __name__ == "__main__":
-    flags.DEFINE_integer("examples", 8, "Fill-mask examples to show.", lower_bound=0)
+    flags.DEFINE_integer("examples", 8, "Examples to show, of each kind.", lower_bound=0)
     command.run(main, needs_config=False)

@@ -38,10 +38,18 @@ def load_pretrained(path: str | os.PathLike, task: str | None = None, **options)
 
 def read_checkpoint(path: str | os.PathLike) -> Released:
     """The config and the tensors, under released names, of a checkpoint or of a run."""
+    return open_checkpoint(path)[0]
+
+
+def open_checkpoint(path: str | os.PathLike) -> tuple[Released, Path]:
+    """A checkpoint or a run as `read_checkpoint` gives it, and its tokenizer's directory."""
     directory = Path(path).expanduser()
     if not directory.is_dir():
         raise UserError(f"{directory} is no directory; it must hold a checkpoint or a run")
-    return open_run(directory).released() if is_run(directory) else read_released(directory)
+    if not is_run(directory):
+        return read_released(directory), directory
+    run = open_run(directory)
+    return run.released(), Path(run.prepared.tokenizer.path).parent
 
 
 def save_pretrained(

@@ -33,7 +33,7 @@ from deberta_jax.training.plan import make_plan
 # Rows that a model's table may have beyond the tokenizer: room for sharding, not another tokenizer.
 SPARE_ROWS = 1024
 # The released head that each objective goes on training.
-TASKS = {"mlm": "masked_lm"}
+TASKS = dict.fromkeys(("mlm", "clm", "mlm_clm"), "masked_lm")
 
 
 def main(parsed) -> None:
@@ -148,7 +148,7 @@ def claim_workdir(config: Config, workdir: Path) -> None:
 def _input(config: Config) -> dict:
     return {
         "config": config.data,
-        "masking": config.masking,
+        "masking": None if config.objective in objectives.UNMASKED else config.masking,
         "seed": config.seed,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),

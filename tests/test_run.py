@@ -5,10 +5,12 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 
 import deberta_jax
 from deberta_jax import config as schema
-from deberta_jax import objectives, train
+from deberta_jax import evaluate, objectives, train
 from deberta_jax.data.packed_text import VALIDATION
 from deberta_jax.errors import UserError
 from deberta_jax.model.heads import DebertaForMaskedLM
@@ -389,3 +391,44 @@ def test_a_checkpoint_of_another_model_lists_what_differs(data, export):
     config = configured(data, train={"init": str(export)}, model={"num_hidden_layers": 3})
     with pytest.raises(UserError, match="num_hidden_layers: 2 there, 3 here"):
         train.initial_params(config)
+
+
+@pytest.fixture(scope="session")
+def both(data, tmp_path_factory):
+    """A short run of masked and auto-regressive modelling, which nothing interrupted."""
+    train_section = dict(duration="6 steps", checkpoint_every="3 steps", eval_every="0")
+    config = dataclasses.replace(configured(data, train=train_section), objective="mlm_clm")
+    workdir = tmp_path_factory.mktemp("runs") / "both"
+    train.run(config, workdir)
+    return config, workdir
+
+
+def test_a_run_of_both_objectives_resumes_bit_for_bit(both, tmp_path):
+    config, workdir = both
+    resumed = shutil.copytree(workdir, tmp_path / "resumed")
+    shutil.rmtree(resumed / "checkpoints" / "6")
+    train.run(config, resumed)
+    ours, want = (final_state(path).state for path in (resumed, workdir))
+    jax.tree.map(np.testing.assert_array_equal, ours, want)
+    last, again = (metrics(path)[-1] for path in (workdir, resumed))
+    assert last["eval/perplexity"] == pytest.approx(np.exp(last["eval/clm_loss"]), rel=1e-5)
+    assert again["eval/perplexity"] == last["eval/perplexity"]
+
+
+def test_evaluation_shows_both_kinds_of_guesses(both, capsys):
+    _, workdir = both
+    evaluate.main(SimpleNamespace(workdir=str(workdir), examples=2))
+    output = capsys.readouterr().out
+    assert re.search(rf"eval/perplexity +{metrics(workdir)[-1]['eval/perplexity']:.4f}\n", output)
+    assert output.count("guesses:") == output.count("likeliest:") == output.count("drawn:") == 2
+
+
+def test_a_causal_run_is_a_causal_checkpoint(data, tmp_path):
+    causal = configured(data, train=dict(duration="1 step"), model=dict(causal=True))
+    config = dataclasses.replace(causal, objective="clm")
+    held_out = train.run(config, tmp_path)
+    assert held_out["eval/perplexity"] == pytest.approx(np.exp(held_out["eval/loss"]), rel=1e-5)
+    model, _ = deberta_jax.load_pretrained(tmp_path, "masked_lm")
+    assert model.config == config.model
+    with pytest.raises(UserError, match=r"model\.causal is True; objective 'mlm'"):
+        train.run(causal, tmp_path / "other")

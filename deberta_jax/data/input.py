@@ -22,7 +22,7 @@ _FOREVER = 1 << 48
 def train_batches(
     prepared: PreparedData,
     config: DataConfig,
-    masking: MaskingConfig,
+    masking: MaskingConfig | None,
     *,
     batch_size: int,
     seed: int,
@@ -40,6 +40,7 @@ def train_batches(
         input_ids: int32 [B, L], targets hidden; segment_ids: int32 [B, L], 0 for padding;
         position_ids: int32 [B, L], from 0 in every segment; masked_positions, masked_labels: int32
         [B, P]; masked_weights: float32 [B, P]. See `mask_batch`. B is `batch_size / process_count`.
+        Without `masking`, input_ids are the text as it is, and there is nothing masked.
 
     Raises:
         UserError: the batch does not divide among the processes, or a masking field is out of
@@ -60,7 +61,7 @@ def train_batches(
 def validation_batches(
     prepared: PreparedData,
     config: DataConfig,
-    masking: MaskingConfig,
+    masking: MaskingConfig | None,
     *,
     batch_size: int,
     seed: int,
@@ -115,7 +116,7 @@ class _Rows:
 
     prepared: PreparedData
     split: str
-    masking: MaskingConfig
+    masking: MaskingConfig | None
     batch_size: int
     process_index: int
     process_count: int
@@ -127,7 +128,8 @@ class _Rows:
                 f"batch_size={self.batch_size}: it has to be a positive multiple of the number of "
                 f"processes, {self.process_count}"
             )
-        num_predictions(self.masking, self.prepared.metadata.sequence_length)
+        if self.masking:
+            num_predictions(self.masking, self.prepared.metadata.sequence_length)
         self.source = self.prepared.source(self.split)
         self.count = self.batch_size // self.process_count
         self.first_row = self.process_index * self.count
@@ -141,6 +143,9 @@ class _Rows:
         for row, record in enumerate(self.source.__getitems__(list(records))):
             input_ids_BL[row] = record["input_ids"]
             segment_ids_BL[row] = record["segment_ids"]
+        places = {"segment_ids": segment_ids_BL, "position_ids": position_ids(segment_ids_BL)}
+        if self.masking is None:
+            return {"input_ids": input_ids_BL, **places}
         tokenizer = self.prepared.tokenizer
         masked = mask_batch(
             input_ids_BL,
@@ -154,8 +159,7 @@ class _Rows:
             step=step,
             first_row=self.first_row,
         )
-        positions_BL = position_ids(segment_ids_BL)
-        return {**masked, "segment_ids": segment_ids_BL, "position_ids": positions_BL}
+        return {**masked, **places}
 
 
 def _prefetched(batches: grain.MapDataset, ahead: int) -> grain.IterDataset:

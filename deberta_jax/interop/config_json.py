@@ -86,6 +86,7 @@ def _config(stated: dict, has_v1_attention: bool, has_position_table: bool) -> M
         position_buckets=max(0, stated.get("position_buckets", -1)),
         share_att_key=stated.get("share_att_key", False),
         norm_rel_ebd="layer_norm" if "layer_norm" in norms else "none",
+        causal=stated.get("causal", False),
         conv_kernel_size=max(0, stated.get("conv_kernel_size", 0)),
         conv_act=stated.get("conv_act", "tanh"),
     )
@@ -139,8 +140,9 @@ def config_json(config: ModelConfig, task: str | None = "masked_lm", num_labels:
         "pooler_hidden_act": "gelu",
         "pooler_dropout": 0.0,
         "pad_token_id": 0,
-        # Our own: transformers keeps it and does not use it.
+        # Our own: transformers keeps them and does not use them.
         "enhanced_mask_decoder": config.enhanced_mask_decoder,
+        "causal": config.causal,
         # The head's names are the released ones, `lm_predictions.*`.
         "legacy": False,
         "tie_word_embeddings": True,

@@ -71,7 +71,8 @@ class DisentangledSelfAttention(nn.Module):
             relative_RE: relative embeddings; None where no relative term is on.
             distance_rows: the row of `relative_RE` of each distance, [2L - 1].
             queries_BPE: other queries than `hidden_BLE` (the Enhanced Mask Decoder's).
-            query_positions_BP: where in the sequence those queries stand.
+            query_positions_BP: where in the sequence those queries stand; None for one query at
+                every place, in order.
 
         Returns:
             [B, L, H, D], or [B, P, H, D] for `queries_BPE`.
@@ -79,10 +80,11 @@ class DisentangledSelfAttention(nn.Module):
         c = self.config
         if queries_BPE is None:
             projected = self._projected(hidden_BLE)
-            query_segments = segments_BL
         else:
             query = jnp.einsum("BPE,EHD->BPHD", queries_BPE, self.qkv_kernel[:, 0])
             projected = jnp.einsum("BLE,ECHD->CBLHD", hidden_BLE, self.qkv_kernel[:, 1:])
+        query_segments = segments_BL
+        if query_positions_BP is not None:
             stands_BPL = query_positions_BP[..., None] == jnp.arange(segments_BL.shape[1])
             query_segments = jnp.sum(jnp.where(stands_BPL, segments_BL[:, None], 0), axis=-1)
         # A split, whose transpose is the concatenation that the fused kernel's gradients undo.
@@ -101,6 +103,7 @@ class DisentangledSelfAttention(nn.Module):
             query_positions_BP,
             dropout_rate=rate,
             dropout_rng=self.make_rng("dropout") if rate else None,
+            causal=c.causal,
             biases_3HD=self.qkv_bias,
             implementation=c.attention,
             partition=nn.logical_to_mesh_axes(("batch", "length", "heads", "head")),

@@ -65,6 +65,8 @@ class ModelConfig:
     share_att_key: bool = True
     # "layer_norm": normalise the relative embeddings once (v2, v3). "none": v1.
     norm_rel_ebd: str = "layer_norm"
+    # No token sees a later one (auto-regressive models: objective "clm").
+    causal: bool = False
     # Kernel of the convolution beside the first layer (v2: 3). 0: no convolution.
     conv_kernel_size: int = 0
     # Activation of that convolution.

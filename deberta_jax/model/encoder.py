@@ -87,6 +87,7 @@ class Convolution(nn.Module):
     """v2's convolution beside the first layer: LN(layer output + act(dropout(conv(embeddings)))).
 
     A tap that falls on another document, or on padding, reads zero: packed documents stay apart.
+    In a causal model so does a tap that falls on a later token.
     """
 
     config: ModelConfig
@@ -99,7 +100,7 @@ class Convolution(nn.Module):
         shape = (taps, c.hidden_size, c.hidden_size)
         kernel_TEF = weight(self, "kernel", c, shape, (None, "embed", None))
         output = bias(self, "bias", c, (c.hidden_size,), ("norm",))
-        for tap in range(taps):
+        for tap in range(taps // 2 + 1 if c.causal else taps):
             offset = tap - taps // 2
             same = (_shifted(segments_BL, offset) == segments_BL)[..., None]
             output += jnp.where(same, _shifted(embeddings_BLE, offset), 0) @ kernel_TEF[tap]
@@ -171,7 +172,7 @@ class Encoder(nn.Module):
             hidden_BLE, _ = self.layers(hidden_BLE, segments_BL, relative_RE)
         return hidden_BLE
 
-    def decode(self, hidden_BLE, segments_BL, queries_BPE, query_positions_BP):
+    def decode(self, hidden_BLE, segments_BL, queries_BPE, query_positions_BP=None):
         """The last layer for `queries_BPE` only; keys and values are `hidden_BLE`'s."""
         return self.last_layer(
             hidden_BLE, segments_BL, self.relative(), queries_BPE, query_positions_BP

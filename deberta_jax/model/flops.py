@@ -8,12 +8,14 @@ def layer_flops(config: ModelConfig, queries: int, keys: int, kv_projections: bo
     """Forward FLOPs of one layer for `queries` tokens that attend to `keys` tokens.
 
     Counted: the projections, the feed-forward layer, Q.K, each disentangled term as one more Q.K,
-    and P.V. Not counted: relative projections (once a batch), softmax, LayerNorm, activations.
+    and P.V, for the pairs that a causal model sees. Not counted: relative projections (once a
+    batch), softmax, LayerNorm, activations.
     """
     width, inner = config.hidden_size, config.intermediate_size
     projections = 2 * width * width * (2 * queries + 2 * keys * kv_projections)
     feed_forward = 4 * width * inner * queries
-    attention = 2 * width * queries * keys * (2 + len(config.pos_att_type))
+    seen = (keys + 1) / 2 if config.causal else keys
+    attention = 2 * width * queries * seen * (2 + len(config.pos_att_type))
     return projections + feed_forward + attention
 
 

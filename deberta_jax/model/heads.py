@@ -78,6 +78,8 @@ def with_defaults(input_ids_BL, attention_mask_BL, position_ids_BL):
 class DebertaForMaskedLM(Deberta):
     """DeBERTa with the Enhanced Mask Decoder (paper, 3.2), computed at the masked tokens only.
 
+    A causal model (`config.causal`) predicts, at each place, the token after it.
+
     Keys and values of the decoder are the hidden states after layer n - 1, which no query changes;
     so each masked token's result is exactly what decoding every position would give, and the
     ordinary last layer need not run. Without EMD, the ordinary last layer likewise runs for the
@@ -129,15 +131,14 @@ class DebertaForMaskedLM(Deberta):
     def _decode(self, input_ids_BL, attention_mask_BL, position_ids_BL, masked_positions_BP):
         """The last hidden state of the tokens at `masked_positions_BP`, [B, P, E]."""
         segments_BL, positions_BL = with_defaults(input_ids_BL, attention_mask_BL, position_ids_BL)
-        if masked_positions_BP is None:
-            everywhere_L = jnp.arange(input_ids_BL.shape[1])
-            masked_positions_BP = jnp.broadcast_to(everywhere_L, input_ids_BL.shape)
         embeddings_BLE = self.embeddings(input_ids_BL, positions_BL, segments_BL)
         hidden_BLE = self.encoder.until_last(embeddings_BLE, segments_BL)
-        queries_BPE = jnp.take_along_axis(hidden_BLE, masked_positions_BP[..., None], axis=1)
+        queries_BPE, places_BP = hidden_BLE, positions_BL
+        if masked_positions_BP is not None:
+            queries_BPE = jnp.take_along_axis(hidden_BLE, masked_positions_BP[..., None], axis=1)
+            places_BP = jnp.take_along_axis(positions_BL, masked_positions_BP, axis=1)
         passes = 1
         if self.config.decodes_with_emd:
-            places_BP = jnp.take_along_axis(positions_BL, masked_positions_BP, axis=1)
             queries_BPE += self.embeddings.position_embeddings(places_BP)
             passes = EMD_PASSES
         for _ in range(passes):

@@ -6,6 +6,9 @@ import jax
 
 from deberta_jax.errors import UserError
 
+# Objectives whose batches are the text as it is, with no targets hidden.
+UNMASKED = ("clm",)
+
 
 class Objective(Protocol):
     """What the training loop asks of an objective.
@@ -42,4 +45,12 @@ def make(config, unigram_counts) -> Objective:
         from deberta_jax.objectives.mlm import MaskedLanguageModelling
 
         return MaskedLanguageModelling(config.model, unigram_counts)
-    raise UserError(f"objective is {config.objective!r}; it must be one of 'mlm'")
+    if config.objective == "clm":
+        from deberta_jax.objectives.clm import CausalLanguageModelling
+
+        return CausalLanguageModelling(config.model, unigram_counts)
+    if config.objective == "mlm_clm":
+        from deberta_jax.objectives.mlm_clm import MaskedAndCausalLanguageModelling
+
+        return MaskedAndCausalLanguageModelling(config.model, unigram_counts)
+    raise UserError(f"objective is {config.objective!r}; it must be one of 'mlm', 'clm', 'mlm_clm'")

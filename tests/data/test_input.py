@@ -205,3 +205,16 @@ def test_mistakes(prepared):
         train_batches(prepared, COMEDIES, MASKING, batch_size=0, seed=0)
     with pytest.raises(UserError, match=r"masking.rate=2"):
         train_batches(prepared, COMEDIES, MaskingConfig(rate=2.0), batch_size=4, seed=0)
+
+
+def test_without_masking_the_rows_are_the_text_itself(prepared):
+    """The same rows in the same order, and nothing else; of both splits."""
+    plain = validation_batches(prepared, COMEDIES, None, batch_size=8, seed=3)
+    for batch, masked in zip(plain, validation(prepared, batch_size=8, seed=3), strict=True):
+        assert set(batch) == {"input_ids", "segment_ids", "position_ids"}
+        for name in ("segment_ids", "position_ids"):
+            np.testing.assert_array_equal(batch[name], masked[name])
+        np.testing.assert_array_equal(batch["input_ids"], originals(masked))
+    plain = next(train_batches(prepared, COMEDIES, None, batch_size=8, seed=3, start_step=5))
+    (masked,) = train(prepared, 1, seed=3, start_step=5)
+    np.testing.assert_array_equal(plain["input_ids"], originals(masked))

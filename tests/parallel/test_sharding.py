@@ -7,6 +7,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from deberta_jax.errors import UserError
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
+from deberta_jax.objectives.mlm_clm import MaskedAndCausalLanguageModelling
 from deberta_jax.parallel import sharding
 from deberta_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from deberta_jax.training.config import OptimizerConfig
@@ -100,20 +101,21 @@ def test_large_arrays_that_stay_whole_are_named():
 
 
 def test_a_sharded_step_is_the_step_of_one_device(seed):
-    on_eight_devices(check_sharded_steps, 120, 2, 2, seed)
+    on_eight_devices(check_sharded_steps, "mlm", 120, 2, 2, seed)
 
 
-def test_a_vocabulary_that_does_not_divide_makes_the_same_step_too(seed):
-    on_eight_devices(check_sharded_steps, 121, 1, 1, seed)
+def test_so_is_one_of_both_passes_over_a_vocabulary_that_does_not_divide(seed):
+    on_eight_devices(check_sharded_steps, "mlm_clm", 121, 1, 1, seed)
 
 
-def check_sharded_steps(vocab_size, layers, microbatches, seed):
+def check_sharded_steps(objective, vocab_size, layers, microbatches, seed):
     """Some steps, with dropout, on one device and on data 2 x fsdp 2 x tensor 2."""
     sizes = dict(vocab_size=int(vocab_size), num_hidden_layers=int(layers))
     config = small.variant(**sizes, **DROPOUT)
     meshes = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]), make_mesh(MeshConfig(2, 2, 2))
     assert [mesh.size for mesh in meshes] == [1, 8]
-    settings = config, int(microbatches), int(seed)
+    kinds = {"mlm": MaskedLanguageModelling, "mlm_clm": MaskedAndCausalLanguageModelling}
+    settings = kinds[objective](config), int(microbatches), int(seed)
     (one, metrics_one), (eight, metrics_eight) = (run_steps(mesh, *settings) for mesh in meshes)
     for name, value in metrics_one.items():
         np.testing.assert_allclose(metrics_eight[name], value, rtol=2e-5, err_msg=name)
@@ -132,8 +134,7 @@ def check_sharded_steps(vocab_size, layers, microbatches, seed):
         check_shards(layer["attention"]["qkv_kernel"], (24, 3, 2, 12))
 
 
-def run_steps(mesh, config, microbatches, seed, steps=3):
-    objective = MaskedLanguageModelling(config)
+def run_steps(mesh, objective, microbatches, seed, steps=3):
     settings = OptimizerConfig(learning_rate=1e-3, warmup="0", clip_norm=1.0)
     rate = make_schedule(settings, Clockwork(1.0, 1.0, 10))
     optimizer = make_optimizer(settings, rate)
@@ -150,7 +151,7 @@ def run_steps(mesh, config, microbatches, seed, steps=3):
     with sharding.on(mesh):
         state = initialize(jax.random.key(seed))
         for number in range(steps):
-            batch = small.random_batch(config, seed + number, batch=8)
+            batch = small.random_batch(objective.config, seed + number, batch=8)
             state, metrics = step(state, sharding.to_devices(batch, mesh))
     return state, jax.device_get(metrics)
 

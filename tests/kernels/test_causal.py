@@ -1,0 +1,53 @@
+"""Causal attention never looks ahead, in any implementation: the gradient there is exactly zero."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deberta_jax.kernels import gpu, tpu, xla
+from deberta_jax.kernels.relative import Relative
+from deberta_jax.kernels.tpu import blocks as tpu_blocks
+from deberta_jax.model.positions import relative_rows
+
+POSITIONS = dict(span=16, buckets=16, max_relative_positions=64)
+LENGTH, SIZE = 140, 32
+
+
+@pytest.mark.parametrize("queries", [None, 24], ids=["in order", "anywhere"])
+@pytest.mark.parametrize("module", [xla, tpu, gpu], ids=["xla", "tpu", "gpu"])
+def test_no_gradient_reaches_the_future_or_another_document(module, queries, seed, monkeypatch):
+    monkeypatch.setattr(tpu_blocks, "LARGEST_BLOCK", 128)  # two blocks of a short sequence
+    rng = np.random.default_rng(seed)
+    cut = int(rng.integers(40, 80))
+    now = int(rng.integers(cut + 10, LENGTH - 10))
+    segments = np.where(np.arange(LENGTH) < cut, 1, 2).astype(np.int32)[None]
+    places = None
+    if queries:
+        places = rng.choice(LENGTH, (1, queries), replace=False).astype(np.int32)
+        places[0, :2] = cut, now  # so that something is seen
+    at = np.arange(LENGTH)[None] if places is None else places
+    query_segments = segments[0][at]
+    counted = (query_segments == 2) & (at <= now)
+    content = [rng.normal(size=(1, n, 2, SIZE)) for n in (at.shape[1], LENGTH, LENGTH)]
+    tables = rng.normal(size=(2, 2 * POSITIONS["span"], 2, SIZE)).astype(np.float32)
+    rows = relative_rows(np.arange(1 - LENGTH, LENGTH), **POSITIONS)
+    options = {} if module is xla else {"interpret": True}
+
+    def seen(query, key, value):
+        out = module.attention(
+            *(query, key, value, Relative(*tables, rows), query_segments, segments, places),
+            causal=True,
+            **options,
+        )
+        return jnp.sum(jnp.where(counted[..., None, None], out, 0) ** 2)
+
+    content = [x.astype(np.float32) for x in content]
+    query, key, value = jax.jit(jax.grad(seen, argnums=(0, 1, 2)))(*content)
+    past = (segments[0] == 2) & (np.arange(LENGTH) <= now)
+    for gradient, visible in ((key, past), (value, past), (query, counted[0])):
+        gradient = np.abs(np.asarray(gradient)[0]).max(axis=(1, 2))
+        assert not np.any(gradient[~visible])
+        assert np.any(gradient[visible])
+    # The last place that is seen is seen: the mask is not one too early.
+    assert np.abs(np.asarray(value)[0, now]).max() > 0

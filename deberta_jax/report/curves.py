@@ -67,6 +67,7 @@ def plot_runs(
             level, color="black", linewidth=1, linestyle=(0, (6, 3)), label="unigram baseline"
         )
     axis.set_xlabel("step")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel(metric_label(metric))
     axis.set_title(title, loc="left", fontsize=11)
     axis.grid(alpha=0.3)

@@ -8,6 +8,7 @@ from ml_collections import config_flags
 from deberta_jax.config import freeze
 from deberta_jax.sweeps.variants import SweepFile, command_line, read_file, read_runs
 
+ROOT = Path(__file__).parents[2]
 HEAD = '''"""A sweep for a test.
 
 More.

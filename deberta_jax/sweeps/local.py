@@ -68,8 +68,10 @@ def run_all(
     failed: list[str] = []
     for run in queue.known():
         totals[run.name] = ready(run)
-        board.add(run, totals[run.name])
-    with _told_to_stop() as told, board:
+        tried = stand.FAILED if (run.workdir / FAILURE).exists() else stand.WAITING
+        done = is_done(run.workdir, totals[run.name])
+        board.add(run, totals[run.name], stand.DONE if done else tried)
+    with _told_to_stop() as told, board, _stopped_at_the_end(pool, board):
         while not told():
             for name, status in pool.ended():
                 run = started[name]
@@ -98,10 +100,18 @@ def run_all(
                 return failed
             board.look()
             time.sleep(_POLL_SECONDS)
+    return None
+
+
+@contextlib.contextmanager
+def _stopped_at_the_end(pool: Pool, board: Board) -> Iterator[None]:
+    """Leaves no run behind, however this ends."""
+    try:
+        yield
+    finally:
         for name in pool.running:
             board.change(name, stand.STOPPED)
         pool.stop()
-    return None
 
 
 @contextlib.contextmanager

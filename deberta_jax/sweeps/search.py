@@ -52,6 +52,10 @@ class Search:
         self._runs: dict[int, Run] = {}
         self._left: list[Run] = []
         for trial in self._study.get_trials(deepcopy=False):
+            if "overrides" not in trial.user_attrs:  # killed while it was being made
+                failed = _optuna().trial.TrialState.FAIL
+                self._study.tell(trial.number, state=failed, skip_if_finished=True)
+                continue
             run = self._run(trial.number, json.loads(trial.user_attrs["overrides"]))
             if not trial.state.is_finished():
                 self._left.append(run)

@@ -80,10 +80,12 @@ def search(parsed, file: SweepFile, workdir: Path, arguments) -> None:
 
     seed = parsed.config.seed
     queue = Search(file.search, make, workdir, parsed.trials, parsed.sampler, file.metric, seed)
-    run_here(file, queue, workdir, parsed.parallel, arguments)
-    if best := queue.best():
-        fields = ", ".join(f"{name} {value!r}" for name, value in best.overrides.items())
-        print(f"best: {best.name}, with {fields}")
+    try:
+        run_here(file, queue, workdir, parsed.parallel, arguments)
+    finally:
+        if best := queue.best():
+            fields = ", ".join(f"{name} {value!r}" for name, value in best.overrides.items())
+            print(f"best so far: {best.name}, with {fields}")
 
 
 def hand_over(launch: str, file: SweepFile, runs: Sequence[Run], workdir: Path, arguments) -> None:

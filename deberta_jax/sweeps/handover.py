@@ -83,11 +83,13 @@ def hand_over(
 
 def job_name(stem: str, run: str) -> str:
     """A name that every scheduler takes: lower-case letters, digits and hyphens, 40 at most."""
-    name = re.sub(r"[^a-z0-9]+", "-", f"{stem}-{run}".lower()).strip("-")
+    whole = f"{stem}-{run}".rstrip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", whole.lower()).strip("-")
     name = name if name[:1].isalpha() else f"sweep-{name}"
-    if len(name) <= _LONGEST_NAME:
+    if len(name) <= _LONGEST_NAME and re.fullmatch(r"[a-z][a-z0-9_-]*", whole):
         return name
-    mark = hashlib.sha256(f"{stem}-{run}".encode()).hexdigest()[:6]
+    # What was left out may be all that tells two names apart: 1e-05 from 1e+05.
+    mark = hashlib.sha256(whole.encode()).hexdigest()[:6]
     return f"{name[: _LONGEST_NAME - 7].rstrip('-')}-{mark}"
 
 

@@ -117,7 +117,7 @@ def test_every_name_is_one_that_schedulers_take_and_is_the_run_s_own(seed):
     draw = random.Random(seed)
     runs = {
         "learning_rate=" + "".join(draw.choices("0123456789.e-+,_", k=60)) for _ in range(50)
-    } | {"A", "7"}
+    } | {"A", "7", "rate=1e-05", "rate=1e+05"}
     names = {job_name("v2_Ladder", run) for run in runs}
     assert len(names) == len(runs)
     assert all(re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", name) for name in names), names

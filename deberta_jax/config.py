@@ -7,6 +7,7 @@ a misspelt field or a value of the wrong type is an error that names the nearest
 
 import ast
 import dataclasses
+import difflib
 import inspect
 import json
 from pathlib import Path
@@ -76,6 +77,15 @@ def flatten(config: Config) -> dict[str, object]:
                 yield f"{prefix}{name}", item
 
     return dict(walk(dataclasses.asdict(config), ""))
+
+
+def no_such_field(name: str) -> str:
+    """What to say of a field that the schema does not have."""
+    names = list(flatten(Config()))
+    near = difflib.get_close_matches(name, names, 1, 0.3)
+    nearest = f"; the nearest is {near[0]!r}" if near else ""
+    where = f"of {len(names)}; python -m deberta_jax.config lists them"
+    return f"config has no field {name!r}{nearest} ({where})"
 
 
 def differences(old: Config, new: Config, section: str = "") -> list[str]:

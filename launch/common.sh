@@ -69,7 +69,8 @@ need_name() {
 # Sets TRAIN: the arguments of python that go on with the run, or begin it.
 need_training() {
     need config workdir
-    [ -f "$ROOT/${OPTION[config]}" ] ||
+    # A size may follow the file, as in configs/sweeps/ablation.py:tiny.
+    [ -f "$ROOT/${OPTION[config]%%:*}" ] ||
         fail "--config=${OPTION[config]}: the checkout has no such recipe; it has $(cd "$ROOT" && echo configs/*.py)"
     TRAIN=(-m deberta_jax.train --config="${OPTION[config]}" --workdir="${OPTION[workdir]}")
     TRAIN+=(--distributed=auto "${OVERRIDES[@]}")

@@ -15,6 +15,7 @@
 #   --config.a.b=c        overrides, as for deberta_jax.train
 #   --infra=WHERE         cloud[/region[/zone]], such as gcp/us-central1 (default: the cheapest)
 #   --on-demand           not preemptible
+#   --detach              launch and leave: what the job says is not followed
 #   --dry-run             print the commands, run nothing
 
 set -euo pipefail
@@ -25,7 +26,7 @@ main() {
     local verb="${1:---help}"
     if [ "$verb" = --help ]; then usage "$0" && exit; fi
     declare -F "verb_$verb" > /dev/null || fail "'$verb' is no verb; verbs are launch, status, logs, delete"
-    read_options "$0" "name tpu gpus nodes bucket config workdir infra" "on-demand" "${@:2}"
+    read_options "$0" "name tpu gpus nodes bucket config workdir infra" "on-demand detach" "${@:2}"
     need_positive nodes
     "verb_$verb"
 }
@@ -49,6 +50,7 @@ verb_launch() {
     job=(sky jobs launch "$ROOT/launch/sky.yaml" --yes --name="${OPTION[name]}" --workdir="$ROOT" "${machines[@]}")
     if [ -n "${OPTION[infra]:-}" ]; then job+=(--infra="${OPTION[infra]}"); fi
     if [ -n "${OPTION[on-demand]:-}" ]; then job+=(--no-use-spot); else job+=(--use-spot); fi
+    if [ -n "${OPTION[detach]:-}" ]; then job+=(--detach-run); fi
     job+=(--env=CHIP="$chip" --env=BUCKET="${OPTION[bucket]}" --env=CONFIG="${OPTION[config]}")
     job+=(--env=WORKDIR="${OPTION[workdir]}" --env=OVERRIDES="$(quoted "${OVERRIDES[@]}")")
     run "${job[@]}"

@@ -10,6 +10,9 @@
 #   --partition=P, --account=A, --time=T, --cpus-per-task=N     as for sbatch
 #   --sessions=N           N jobs one after another, each going on where the last one stopped:
 #                          for runs longer than the partition's time limit
+#   --variants=FILE        an array of jobs, one for each line of FILE, which has a run's own
+#                          arguments (deberta_jax.sweep writes it); --workdir is for the logs
+#   --at-once=N            that many of them at the same time
 #   --dry-run              print the commands, run nothing
 #
 # Five minutes before its time is over a job writes a checkpoint and stops. After preemption or a
@@ -27,10 +30,14 @@ source "$here/xla_flags.sh"
 PYTHON="${PYTHON:-$ROOT/.venv/bin/python}"
 
 main() {
-    local valued="nodes gpus-per-node config workdir name partition account time cpus-per-task sessions"
+    local valued="nodes gpus-per-node config workdir name partition account time cpus-per-task"
+    valued+=" sessions variants at-once"
     read_options "$0" "$valued" "" "$@"
     need gpus-per-node
-    need_positive nodes gpus-per-node cpus-per-task sessions
+    need_positive nodes gpus-per-node cpus-per-task sessions at-once
+    [ -z "${OPTION[sessions]:-}" ] || [ -z "${OPTION[variants]:-}" ] ||
+        fail "--sessions and --variants exclude each other; run the sweep again for another session"
+    [ -z "${OPTION[at-once]:-}" ] || [ -n "${OPTION[variants]:-}" ] || fail "--at-once is for --variants"
     need_training
     [[ "${OPTION[workdir]}" == /* ]] ||
         fail "--workdir=${OPTION[workdir]} must be a whole path, on storage that all nodes see"
@@ -38,7 +45,7 @@ main() {
 }
 
 submit() {
-    local option argument job arguments=()
+    local option argument job variants arguments=()
     [ -n "${OPTION[dry-run]:-}" ] || [ -n "$(command -v "$PYTHON")" ] ||
         fail "there is no $PYTHON; make it: python3 -m venv .venv && .venv/bin/pip install -e '.[gpu]'"
     job=(sbatch --job-name="${OPTION[name]:-deberta-jax}" --chdir="$ROOT" --nodes="${OPTION[nodes]:-1}")
@@ -47,17 +54,31 @@ submit() {
         if [ -n "${OPTION[$option]:-}" ]; then job+=("--$option=${OPTION[$option]}"); fi
     done
     job+=(--signal=TERM@300 --requeue --open-mode=append --output="${OPTION[workdir]}/slurm_%j.log")
+    if [ -n "${OPTION[variants]:-}" ]; then
+        [ -f "${OPTION[variants]}" ] || fail "--variants=${OPTION[variants]}: there is no such file"
+        variants="$(wc -l < "${OPTION[variants]}")"
+        job+=(--array="1-$variants${OPTION[at-once]:+%${OPTION[at-once]}}")
+    fi
     if [ -n "${OPTION[sessions]:-}" ]; then job+=(--array="1-${OPTION[sessions]}%1"); fi
     for argument in "$@"; do
         if [ "$argument" != --dry-run ]; then arguments+=("$argument"); fi
     done
     run mkdir -p "${OPTION[workdir]}"
     run "${job[@]}" "$ROOT/launch/slurm.sh" "${arguments[@]}"
-    if [ -n "${OPTION[dry-run]:-}" ]; then train | sed 's/^/# in the job: /'; fi
+    if [ -n "${OPTION[dry-run]:-}" ]; then
+        for ((SLURM_ARRAY_TASK_ID = 1; SLURM_ARRAY_TASK_ID <= ${variants:-1}; SLURM_ARRAY_TASK_ID++)); do
+            train | sed 's/^/# in the job: /'
+        done
+    fi
 }
 
 # In the job. JAX gives the I-th process of a node the I-th GPU, so each must see them all.
 train() {
+    local variant
+    if [ -n "${OPTION[variants]:-}" ]; then
+        eval "variant=($(sed -n "${SLURM_ARRAY_TASK_ID}p" "${OPTION[variants]}"))"
+        TRAIN=(-m deberta_jax.train --config="${OPTION[config]}" --distributed=auto "${OVERRIDES[@]}" "${variant[@]}")
+    fi
     run export XLA_FLAGS="$(compiler_flags gpu 1) ${XLA_FLAGS:-}"
     run srun --kill-on-bad-exit=1 --gpu-bind=none "$PYTHON" "${TRAIN[@]}"
 }

@@ -121,3 +121,9 @@ class Checkpoints:
     def reached_preemption(self, step: int) -> bool:
         """Whether the cluster has told some process to stop (always agreed on by all)."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
+
+def latest_step(workdir: Path) -> int | None:
+    """The step of a workdir's newest whole checkpoint, found without opening it."""
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.latest()

@@ -1,8 +1,5 @@
 """Masked language modelling, decoded with EMD: the pre-training objective of v1 and v2."""
 
-import math
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +8,8 @@ from deberta_jax.kernels.cross_entropy import cross_entropy
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.flops import masked_lm_flops
 from deberta_jax.model.heads import DebertaForMaskedLM
+from deberta_jax.model.layers import VOCABULARY_TABLE
+from deberta_jax.parallel.layout import splitting_axes
 
 
 class MaskedLanguageModelling:
@@ -40,7 +39,7 @@ class MaskedLanguageModelling:
     def loss(self, params, batch, weights, rng):
         hidden_BPE, embedding_VE, bias_V = self._apply(params, batch, rng, "before_projection")
         labels_BP, weights_BP = batch["masked_labels"], batch["masked_weights"]
-        axes = _mesh_axes(labels_BP.shape[0], embedding_VE.shape)
+        axes = mesh_axes(labels_BP, embedding_VE)
         loss_BP, right_BP = cross_entropy(hidden_BPE, embedding_VE, bias_V, labels_BP, *axes)
         sums = {
             "loss": jnp.sum(loss_BP * weights_BP),
@@ -75,25 +74,11 @@ class MaskedLanguageModelling:
         return masked_lm_flops(self.config, sequence_length, predictions) / sequence_length
 
 
-def _mesh_axes(batch_size: int, embedding_shape: tuple[int, int]):
-    """Mesh axes that split the batch, and the two axes of the word embedding, where they divide.
-
-    What `nn.logical_axis_rules` says of the mesh that the step is traced on; none outside of one.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return (), None, None
-
-    def splitting(axes, size):
-        """Those of some mesh axes that split anything, if they divide `size`."""
-        axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
-        axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
-        return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
-
-    (batch_axes,) = nn.logical_to_mesh_axes(("batch",))
-    table_axes = zip(nn.logical_to_mesh_axes(("vocab", "embed")), embedding_shape, strict=True)
-    table_axes = (splitting(axes, size) for axes, size in table_axes)
-    return splitting(batch_axes, batch_size), *(axes[0] if axes else None for axes in table_axes)
+def mesh_axes(labels_BP: jax.Array, embedding_VE: jax.Array):
+    """What `cross_entropy` asks: mesh axes that split the batch, the vocabulary, and its width."""
+    (batch,) = splitting_axes(("batch",), labels_BP.shape[:1])
+    rows, width = splitting_axes(VOCABULARY_TABLE, embedding_VE.shape)
+    return batch, *(axes[0] if axes else None for axes in (rows, width))
 
 
 def unigram_cross_entropy(counts: np.ndarray) -> np.ndarray:

@@ -88,6 +88,17 @@ def validation_batches(
     return iter(_prefetched(indices.map(batch_at), config.prefetch))
 
 
+def batch_shapes(
+    masking: MaskingConfig, sequence_length: int, batch_size: int
+) -> dict[str, tuple[tuple[int, int], type]]:
+    """(shape, type) of every array of a global batch of `train_batches`, without any data."""
+    tokens = (batch_size, sequence_length)
+    masked = (batch_size, num_predictions(masking, sequence_length))
+    shapes = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), (tokens, np.int32))
+    shapes |= dict.fromkeys(("masked_positions", "masked_labels"), (masked, np.int32))
+    return shapes | {"masked_weights": (masked, np.float32)}
+
+
 def steps_per_epoch(prepared: PreparedData, batch_size: int) -> float:
     """Steps that one pass over the train split takes."""
     return prepared.metadata.splits[TRAIN].sequences / batch_size

@@ -131,4 +131,3 @@ def _partitioned(kernel, partition, relative, *arrays):
     of_optional = {name: of_optional[name] for name in arrays[-1]}
     specs = (of_head, content, content, content, tokens, tokens, of_optional)
     return jax.shard_map(local, in_specs=specs, out_specs=content, check_vma=False)(tables, *arrays)
-

@@ -80,4 +80,3 @@ def _sizes(config: MeshConfig, axes, count: int, what: str) -> list[int]:
             "one in"
         )
     return [count // fixed if size == -1 else size for size in sizes]
-

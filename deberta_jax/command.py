@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,15 @@ from deberta_jax.config import Config, flatten, freeze
 from deberta_jax.errors import UserError
 from deberta_jax.parallel import processes as distributed
 
+# Status of a run that was told to stop before its end and can go on: what a shell reports of a
+# process that SIGTERM ended. Whoever restarts failed jobs restarts it.
+STOPPED = 128 + signal.SIGTERM
+
 
 def run(
     verb: Callable, workdir: bool = True, needs_config: bool = True, processes: bool = False
 ) -> None:
-    """Parses the command line, calls `verb(flags)`, and exits; a `UserError` is one line, status 2.
+    """Parses the command line, calls `verb(flags)`, and exits; a `UserError` is one line.
 
     Args:
         verb: the verb's main function; it gets absl's parsed flags.
@@ -116,9 +121,9 @@ def _one_line(function):
     try:
         return function()
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), error.status)
 
 
-def _fail(message: str):
+def _fail(message: str, status: int = UserError.status):
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

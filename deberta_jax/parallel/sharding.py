@@ -77,13 +77,29 @@ def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
         )
 
 
+def local_rows(batch_size: int, mesh: Mesh) -> tuple[range, ...]:
+    """The rows of a global batch that this process's devices hold, in blocks, in order.
+
+    How many blocks depends on how the mesh winds through the hosts; where the heads are split over
+    several processes, these hold the same rows.
+    """
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    blocks: list[range] = []
+    for start, stop, _ in sorted({index[0].indices(batch_size) for index in indices}):
+        if blocks and blocks[-1].stop == start:
+            start = blocks.pop().start
+        blocks.append(range(start, stop))
+    return tuple(blocks)
+
+
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's block of rows of a global batch, as global arrays on the mesh."""
+    """This process's rows (`local_rows`) of a global batch, as global arrays on the mesh."""
     sharding = batch_sharding(mesh)
-    processes = jax.process_count()
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    share = ways // sum(map(len, local_rows(ways, mesh)))
     return {
         name: jax.make_array_from_process_local_data(
-            sharding, rows, (rows.shape[0] * processes, *rows.shape[1:])
+            sharding, rows, (rows.shape[0] * share, *rows.shape[1:])
         )
         for name, rows in batch.items()
     }

@@ -7,9 +7,8 @@
 
 The architecture and the schedule are those of arXiv 2111.09543; the objective is not: its replaced
 token detection is not here yet, so this pre-trains by masked language modelling. Meant for a TPU
-v5e-64 or larger. To expect: the paper's ablation of the objective, masked language modelling for
-125k steps of 2048 sequences, has MNLI 86.3/86.2 and SQuAD 2.0 82.5/79.3. Not yet measured with
-this code.
+v5e-64 or larger. To expect: MNLI 86.3/86.2, SQuAD 2.0 82.5/79.3 after fine-tuning (published, for
+masked language modelling on Wikipedia and books). Not yet measured with this code.
 """
 
 from deberta_jax import config as schema

@@ -52,10 +52,10 @@ def train(workdir, data, steps, *options, **environment):
     return output
 
 
-def launch(processes, workdir, data, steps, *options, devices, **environment):
+def launch(processes, workdir, data, steps, *options, devices):
     command = ["bash", "launch/multiprocess.sh", processes, "train", *RUN, f"--workdir={workdir}"]
     command += [f"--config.data.dir={data}", f"--config.train.duration={steps} steps", *options]
-    environment = {"DEVICES": str(devices), "LOGS": str(workdir.parent)} | environment
+    environment = {"DEVICES": str(devices), "LOGS": str(workdir.parent)}
     return start([str(word) for word in command], **environment)
 
 
@@ -95,12 +95,7 @@ def one(data, tmp_path_factory):
 def two(data, tmp_path_factory):
     """Two processes with four devices each, told to stop on the way: (workdir, first output)."""
     workdir = tmp_path_factory.mktemp("two") / "run"
-    kept = {
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    process, output = launch(2, workdir, data, STEPS, *mesh(2, 2, 2), devices=4, **kept), ""
+    process, output = launch(2, workdir, data, STEPS, *mesh(2, 2, 2), devices=4), ""
     for line in process.stdout:
         output += line
         if re.match(r"step +5/", line):
@@ -108,7 +103,7 @@ def two(data, tmp_path_factory):
             break
     status, rest = finish(process)
     assert status == 143, output + rest
-    again = finish(launch(2, workdir, data, STEPS, *mesh(2, 2, 2), devices=4, **kept))
+    again = finish(launch(2, workdir, data, STEPS, *mesh(2, 2, 2), devices=4))
     assert again[0] == 0, again[1]
     return workdir, output + rest
 

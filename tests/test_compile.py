@@ -32,7 +32,7 @@ KEYS = {
     "estimated_mfu",
 }
 # Of the state, what may be whole on every device: LayerNorms, biases, nothing that grows.
-WHOLE = 2**20
+WHOLE = 2**21
 
 
 def compile_for_pod(out, *arguments):

@@ -18,6 +18,7 @@ import jax
 from absl import flags
 
 from deberta_jax import command, objectives
+from deberta_jax import config as schema
 from deberta_jax.config import Config
 from deberta_jax.data.input import batch_shapes
 from deberta_jax.data.masking import num_predictions
@@ -80,7 +81,8 @@ def compile_step(config: Config, topology: str, slices: int = 1) -> Report:
     """
     chip = check_topology(topology)
     devices = tpu_devices(topology, **({"num_slices": slices} if slices > 1 else {}))
-    plan, lowered = lower_step(config, devices)
+    plan = plan_for(config, devices)
+    lowered = lower_step(config, plan)
     job = _job(config, plan, topology, slices)
     ordered = list(plan.mesh.devices.flat)
     try:
@@ -92,28 +94,34 @@ def compile_step(config: Config, topology: str, slices: int = 1) -> Report:
         return report
 
 
-def lower_step(config: Config, devices) -> tuple[Plan, jax.stages.Lowered]:
-    """The plan of a run on `devices`, and its training step, not yet compiled."""
-    objective = objectives.make(config, None)
-    length, batch_size = config.data.sequence_length, config.train.batch_size
-    try:
-        units = Clockwork(batch_size * length, math.nan)
-        total = units.steps("train.duration", config.train.duration)
-        plan = make_plan(
-            config, objective, dataclasses.replace(units, total_steps=total), devices
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(
-            "without data an epoch has no length: state train's and optimizer's durations in "
-            "steps, tokens or %"
-        ) from error
+def plan_for(config: Config, devices) -> Plan:
+    """The plan of a run on `devices`, without its data.
+
+    Raises:
+        UserError: as `make_plan`, or a duration is stated in epochs.
+    """
+    for name, value in schema.flatten(config).items():
+        if name.startswith(("train.", "optimizer.")) and "epoch" in str(value):
+            raise UserError(
+                f"{name} is {value!r}: without data an epoch has no length; state it in steps, "
+                "tokens or %"
+            )
+    units = Clockwork(config.train.batch_size * config.data.sequence_length, math.inf)
+    total = units.steps("train.duration", config.train.duration)
+    clockwork = dataclasses.replace(units, total_steps=total)
+    return make_plan(config, objectives.make(config, None), clockwork, devices)
+
+
+def lower_step(config: Config, plan: Plan) -> jax.stages.Lowered:
+    """The training step of a plan, not yet compiled."""
     layout = sharding.batch_sharding(plan.mesh)
+    shapes = batch_shapes(config.masking, config.data.sequence_length, config.train.batch_size)
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
-        for name, (shape, dtype) in batch_shapes(config.masking, length, batch_size).items()
+        for name, (shape, dtype) in shapes.items()
     }
     with sharding.on(plan.mesh):
-        return plan, plan.train_step.lower(plan.abstract, batch)
+        return plan.train_step.lower(plan.abstract, batch)
 
 
 def fit(config: Config, topology: str, slices: int = 1) -> list[Report]:

@@ -118,7 +118,7 @@ def test_mistakes_are_one_line_each():
     assert "mesh.data=8" in whole and "multiply to 4" in whole
     assert "mesh.dcn_data=3" in dcn and "does not fit 2 slice(s)" in dcn
     assert "train.batch_size 12 does not divide" in batch and "multiple of 8" in batch
-    assert "epoch" in epochs
+    assert "train.duration is '2 epochs'" in epochs
 
 
 @pytest.mark.parametrize("name", ["v5e:3x5", "v5e", "v9:2x2", "v5p:16x16"])

@@ -86,10 +86,14 @@ def test_a_run_that_does_not_fit_says_by_how_much_and_what_would(tmp_path):
     assert "remat" in said and re.search(r"train\.microbatches=\d+", said)
 
 
-def mistakes():
-    """What each mistake of a run for 2 x v5e:2x2 says."""
+def slices_and_mistakes():
+    """The slice of every device of two meshes over 2 x v5e:2x2, and what mistakes there say."""
+    import numpy as np
+
     from configs import quickstart
     from deberta_jax import compile as verb
+    from deberta_jax.parallel.estimate import tpu_devices
+    from deberta_jax.parallel.mesh import make_mesh, slice_of
 
     base = schema.freeze(quickstart.get_config())
 
@@ -103,7 +107,10 @@ def mistakes():
         except UserError as error:
             return str(error)
 
-    return [
+    devices = tpu_devices("v5e:2x2", num_slices=2)
+    configs = MeshConfig(data=2, fsdp=2), MeshConfig(data=2, fsdp=2, dcn_data=1, dcn_fsdp=2)
+    layouts = [np.vectorize(slice_of)(make_mesh(one, devices).devices).tolist() for one in configs]
+    return layouts, [
         said(mesh={"data": 3}),
         said(mesh={"data": 8}),
         said(mesh={"dcn_data": 3}),
@@ -112,8 +119,19 @@ def mistakes():
     ]
 
 
-def test_mistakes_are_one_line_each():
-    data, whole, dcn, batch, epochs = compiled_for_tpu(mistakes)
+@pytest.fixture(scope="module")
+def slices():
+    return compiled_for_tpu(slices_and_mistakes)
+
+
+def test_slices_come_first_in_the_axis_that_joins_them(slices):
+    copies, split = slices[0]
+    assert copies == [[[0], [0]], [[0], [0]], [[1], [1]], [[1], [1]]]
+    assert split == [[[0], [0], [1], [1]], [[0], [0], [1], [1]]]
+
+
+def test_mistakes_are_one_line_each(slices):
+    data, whole, dcn, batch, epochs = slices[1]
     assert "mesh.data=3" in data and "does not fit 4 device(s) a slice" in data
     assert "mesh.data=8" in whole and "multiply to 4" in whole
     assert "mesh.dcn_data=3" in dcn and "does not fit 2 slice(s)" in dcn

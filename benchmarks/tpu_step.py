@@ -16,7 +16,6 @@ import functools
 from contextlib import nullcontext
 
 import jax
-import jax.numpy as jnp
 
 from benchmarks.tpu_layer import (
     BATCH,
@@ -27,17 +26,14 @@ from benchmarks.tpu_layer import (
     model_config,
     with_attention,
 )
+from deberta_jax import compile
+from deberta_jax.config import Config
+from deberta_jax.data.config import DataConfig, MaskingConfig
 from deberta_jax.errors import UserError
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
-from deberta_jax.parallel import sharding
 from deberta_jax.parallel.chips import CHIPS, chip_named
 from deberta_jax.parallel.estimate import estimate_lowered, prepare, tpu_devices
-from deberta_jax.parallel.mesh import MeshConfig, make_mesh
-from deberta_jax.training.config import OptimizerConfig
-from deberta_jax.training.duration import Clockwork
-from deberta_jax.training.optimizer import make_optimizer, make_schedule
-from deberta_jax.training.state import abstract_state
-from deberta_jax.training.step import make_train_step
+from deberta_jax.training.config import TrainConfig
 
 PREDICTIONS = 77  # 15 % of 512
 FLASH = functools.partial(flash_attention, block=512)
@@ -54,32 +50,15 @@ ROWS = {
 
 def lower_step(config, chip: str, attend=None) -> jax.stages.Lowered:
     """The training step of one chip, not yet compiled."""
-    mesh = make_mesh(MeshConfig(), tpu_devices(chip)[:1])
-    objective, settings = MaskedLanguageModelling(config), OptimizerConfig()
-    schedule = make_schedule(settings, Clockwork(BATCH * LENGTH, 1e6, 10**6))
-    optimizer = make_optimizer(settings, schedule)
-    abstract, _ = abstract_state(objective, optimizer, mesh)
-    layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    rows = sharding.batch_sharding(mesh)
-    step = jax.jit(
-        make_train_step(objective, optimizer, schedule, seed=0, microbatches=1, prng="rbg"),
-        in_shardings=(layouts, rows),
-        out_shardings=(layouts, sharding.replicated(mesh)),
-        donate_argnums=0,
+    run = Config(
+        model=config,
+        data=DataConfig(sequence_length=LENGTH),
+        masking=MaskingConfig(num_predictions=PREDICTIONS),
+        train=TrainConfig(batch_size=BATCH, prng="rbg"),
     )
-    with sharding.on(mesh), with_attention(attend) if attend else nullcontext():
-        return step.lower(abstract, abstract_batch(rows))
-
-
-def abstract_batch(layout):
-    sizes = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), LENGTH)
-    sizes |= dict.fromkeys(("masked_positions", "masked_labels", "masked_weights"), PREDICTIONS)
-    return {
-        name: jax.ShapeDtypeStruct(
-            (BATCH, size), jnp.float32 if "weights" in name else jnp.int32, sharding=layout
-        )
-        for name, size in sizes.items()
-    }
+    plan = compile.plan_for(run, tpu_devices(chip)[:1])
+    with with_attention(attend) if attend else nullcontext():
+        return compile.lower_step(run, plan)
 
 
 def main() -> None:

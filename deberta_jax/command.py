@@ -1,6 +1,7 @@
 """What every verb shares: flags, the config file with its overrides, one-line errors."""
 
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,10 @@ from deberta_jax.errors import UserError
 from deberta_jax.parallel import host_memory
 from deberta_jax.parallel import processes as distributed
 
+# Status of a run that was told to stop before its end and can go on: what a shell reports of a
+# process that SIGTERM ended. Whoever restarts failed jobs restarts it.
+STOPPED = 128 + signal.SIGTERM
+
 
 def run(
     verb: Callable,
@@ -21,7 +26,7 @@ def run(
     processes: bool = False,
     sweep: bool = False,
 ) -> None:
-    """Parses the command line, calls `verb(flags)`, and exits; a `UserError` is one line, status 2.
+    """Parses the command line, calls `verb(flags)`, and exits; a `UserError` is one line.
 
     Args:
         verb: the verb's main function; it gets absl's parsed flags.
@@ -123,9 +128,9 @@ def _one_line(function):
     try:
         return function()
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), error.status)
 
 
-def _fail(message: str):
+def _fail(message: str, status: int = UserError.status):
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

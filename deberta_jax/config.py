@@ -18,7 +18,7 @@ from deberta_jax.data.config import DataConfig, MaskingConfig
 from deberta_jax.errors import UserError
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.parallel.mesh import MeshConfig
-from deberta_jax.training.config import OptimizerConfig, TrainConfig
+from deberta_jax.training.config import OptimizerConfig, ProfileConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Config:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     # How the devices are arranged.
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    # Which steps are traced.
+    profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
 
 
 def default() -> ConfigDict:

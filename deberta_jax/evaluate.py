@@ -26,7 +26,8 @@ def main(parsed) -> None:
     run = open_run(command.workdir(parsed))
     layouts = jax.tree.map(lambda leaf: leaf.sharding, run.params)
     evaluate = make_evaluation(run.objective, layouts, run.mesh)
-    metrics = evaluate(run.params, held_out_batches(run.config, run.prepared)())
+    batches = held_out_batches(run.config, run.prepared, run.mesh)
+    metrics = evaluate(run.params, batches())
     print(f"step {run.step}, on held-out documents:")
     for name, value in sorted(metrics.items()):
         print(f"  {name:<22}{value:.4f}")

@@ -5,6 +5,7 @@ uninterrupted run has, bit for bit.
 """
 
 import functools
+import sys
 from pathlib import Path
 
 import jax
@@ -24,6 +25,7 @@ from deberta_jax.data.masking import num_predictions
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
 from deberta_jax.model.config import ARCHITECTURE
+from deberta_jax.parallel.sharding import local_rows
 from deberta_jax.prepare import data_directory
 from deberta_jax.pretrained import read_checkpoint
 from deberta_jax.training import loop
@@ -37,7 +39,8 @@ TASKS = dict.fromkeys(("mlm", "clm", "mlm_clm"), "masked_lm")
 
 
 def main(parsed) -> None:
-    run(command.config(parsed), command.workdir(parsed))
+    if run(command.config(parsed), command.workdir(parsed)) is None:
+        sys.exit(command.STOPPED)
 
 
 def run(config: Config, workdir: Path) -> dict[str, float] | None:
@@ -53,9 +56,12 @@ def run(config: Config, workdir: Path) -> dict[str, float] | None:
         config,
         workdir,
         lambda step: train_batches(
-            prepared, batch_size=config.train.batch_size, start_step=step, **_input(config)
+            prepared,
+            batch_size=config.train.batch_size,
+            start_step=step,
+            **_input(config, plan.mesh),
         ),
-        held_out_batches(config, prepared),
+        held_out_batches(config, prepared, plan.mesh),
         objective.flops_per_token(config.data.sequence_length, predictions),
         (lambda: initial_params(config)) if config.train.init else None,
     )
@@ -88,14 +94,14 @@ def make_clockwork(config: Config, prepared: PreparedData) -> Clockwork:
     return Clockwork(units.tokens_per_step, units.steps_per_epoch, total)
 
 
-def held_out_batches(config: Config, prepared: PreparedData):
+def held_out_batches(config: Config, prepared: PreparedData, mesh):
     """`() -> iterator` over the held-out split: the same rows, masked alike, every time."""
     return functools.partial(
         validation_batches,
         prepared,
         batch_size=config.train.batch_size,
         num_batches=config.train.eval_batches,
-        **_input(config),
+        **_input(config, mesh),
     )
 
 
@@ -145,13 +151,12 @@ def claim_workdir(config: Config, workdir: Path) -> None:
             schema.save(config, path)
 
 
-def _input(config: Config) -> dict:
+def _input(config: Config, mesh) -> dict:
     return {
         "config": config.data,
         "masking": None if config.objective in objectives.UNMASKED else config.masking,
         "seed": config.seed,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
+        "rows": local_rows(config.train.batch_size, mesh),
     }
 
 

@@ -4,6 +4,7 @@
 #   bash launch/multiprocess.sh 2 train --config=configs/quickstart.py --workdir=runs/two
 # DEVICES=K gives each process K CPU devices. Process 0 speaks; what the others say is in
 # process_I.log beside the run (in LOGS, the working directory unless set). When one fails, all end.
+# SIGTERM and Ctrl-C stop them all at one step, with a checkpoint: status 143, as for one process.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,7 +27,7 @@ fi
 port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 
 started=()
-trap 'kill "${started[@]}" 2>/dev/null || true' EXIT
+trap 'kill -KILL "${started[@]}" 2>/dev/null || true' EXIT
 for ((index = 0; index < processes; index++)); do
   command=("$python" -m "deberta_jax.$verb" "$@" "--distributed=127.0.0.1:$port,$processes,$index")
   if ((index == 0)); then
@@ -36,14 +37,19 @@ for ((index = 0; index < processes; index++)); do
   fi
   started+=("$!")
 done
-trap 'kill -TERM "${started[@]}" 2>/dev/null || true' TERM INT
+trap 'told=yes; kill -TERM "${started[@]}" 2>/dev/null || true' TERM INT
 
-status=0
-for ((left = processes; left > 0; left--)); do
-  wait -n "${started[@]}" || { status=$?; break; }
+stopped=143 status=0 left="$processes"
+while ((left > 0 && (status == 0 || status == stopped))); do
+  told="" ended=0
+  wait -n || ended=$?
+  # A signal interrupts the wait: the processes themselves are still to come.
+  if [[ -z "$told" ]]; then
+    left=$((left - 1))
+    ((ended == 0)) || status="$ended"
+  fi
 done
-if ((status)); then
+if ((status && status != stopped)); then
   echo "error: a process of the job failed; see $logs/process_*.log" >&2
-  sleep 1
 fi
 exit "$status"

@@ -102,7 +102,29 @@ def whole(data, tmp_path_factory):
     """A run that nothing interrupted: (workdir, what it printed)."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     arguments = RECIPE, f"--workdir={workdir}", f"--config.data.dir={data}"
-    return workdir, command("train", *arguments, **compiled_once(data))
+    traced = "--config.profile.steps=3:5"
+    return workdir, command("train", *arguments, traced, **compiled_once(data))
+
+
+def test_a_run_says_where_its_time_went(whole):
+    lines = [line for line in metrics(whole[0]) if "perf/step_seconds" in line]
+    assert len(lines) > STEPS / 2
+    for line in lines:
+        assert 0 <= line["perf/input_seconds"] < line["perf/step_seconds"]
+        assert line["perf/step_seconds"] == pytest.approx(1 / line["perf/steps_per_second"])
+    # Compilation comes first, so the share of productive time begins near 0.
+    assert 0 <= lines[0]["perf/goodput"] < lines[-1]["perf/goodput"] < 1
+    # A checkpoint every third step, an evaluation every tenth, told after the step that follows.
+    saved = {line["step"] for line in lines if line["perf/checkpoint_seconds"] > 0}
+    measured = {line["step"] for line in lines if line["perf/eval_seconds"] > 0}
+    assert saved == set(range(4, STEPS, 3)) and measured == {11, 21}
+
+
+def test_chosen_steps_are_traced(whole):
+    workdir, output = whole
+    assert f"trace written: tensorboard --logdir={workdir}/profile" in output
+    (trace,) = (workdir / "profile").rglob("*.xplane.pb")
+    assert b"train" in trace.read_bytes()
 
 
 @pytest.fixture(scope="session")
@@ -264,7 +286,7 @@ def interrupted(whole, data, tmp_path_factory):
 
 def test_told_to_stop_a_run_saves_and_says_so(interrupted):
     status, output, errors = interrupted[2]
-    assert status == 0, errors
+    assert status == 143, errors
     (step,) = re.findall(r"stopped after step (\d+); the same command goes on from there", output)
     assert 0 < int(step) < STEPS
 
@@ -317,6 +339,7 @@ def test_a_workdir_of_another_model_is_refused_field_by_field(whole, data):
         (dict(optimizer=dict(warmup="25 steps")), r"optimizer\.warmup '25 steps'"),
         (dict(mesh=dict(fsdp=64)), r"mesh\.fsdp=64.*does not fit"),
         (dict(masking=dict(rate=1.5)), r"rate"),
+        (dict(profile=dict(steps="5")), r"profile\.steps is '5'.*FIRST:LAST"),
     ],
 )
 def test_a_config_that_cannot_run_is_refused_before_anything_is_lost(

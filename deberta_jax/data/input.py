@@ -1,7 +1,7 @@
 """Prepared data to masked batches. A batch is a pure function of the seed and the step."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -27,32 +27,30 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[range] = (),
 ) -> Iterator[Batch]:
     """Yields this process's rows of the global batches from `start_step` on, without end.
 
     Global batch k is records [k B, (k + 1) B) of a stream that repeats the train split, shuffled
-    anew in every epoch; process p has its p-th block of rows. A batch depends on (`seed`, k)
-    alone, so a step is the whole position of the stream, and to start at one costs nothing.
+    anew in every epoch. A batch depends on (`seed`, k) alone, so a step is the whole position of
+    the stream, and to start at one costs nothing. `rows` are those of each batch that this process
+    reads, one block after another; all of them unless given.
 
     Yields:
         input_ids: int32 [B, L], targets hidden; segment_ids: int32 [B, L], 0 for padding;
         position_ids: int32 [B, L], from 0 in every segment; masked_positions, masked_labels: int32
-        [B, P]; masked_weights: float32 [B, P]. See `mask_batch`. B is `batch_size / process_count`.
+        [B, P]; masked_weights: float32 [B, P]. See `mask_batch`. B is the number of `rows`.
         Without `masking`, input_ids are the text as it is, and there is nothing masked.
 
     Raises:
-        UserError: the batch does not divide among the processes, or a masking field is out of
-            range.
+        UserError: a masking field is out of range.
     """
-    rows = _Rows(prepared, TRAIN, masking, batch_size, process_index, process_count, seed)
-    order = grain.MapDataset.range(len(rows.source))
+    own = _Rows(prepared, TRAIN, masking, batch_size, tuple(rows), seed)
+    order = grain.MapDataset.range(len(own.source))
     order = order.shuffle(seed=derive_seed(seed, "shuffle") % 2**32).repeat()
 
     def batch_at(step: int) -> Batch:
-        first = step * batch_size + rows.first_row
-        return rows.batch(step, [int(order[first + row]) for row in range(rows.count)])
+        return own.batch(step, lambda row: int(order[step * batch_size + row]))
 
     steps = grain.MapDataset.range(start_step, _FOREVER).map(batch_at)
     return iter(_prefetched(steps, config.prefetch))
@@ -66,8 +64,7 @@ def validation_batches(
     batch_size: int,
     seed: int,
     num_batches: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[range] = (),
 ) -> Iterator[Batch]:
     """Yields this process's rows of the validation split: same order, same targets every time.
 
@@ -77,16 +74,27 @@ def validation_batches(
     Raises:
         UserError: as `train_batches`.
     """
-    rows = _Rows(prepared, VALIDATION, masking, batch_size, process_index, process_count, seed)
-    total = len(rows.source)
+    own = _Rows(prepared, VALIDATION, masking, batch_size, tuple(rows), seed)
+    total = len(own.source)
     available = -(-total // batch_size)
 
     def batch_at(index: int) -> Batch:
-        first = index * batch_size + rows.first_row
-        return rows.batch(index, range(min(first, total), min(first + rows.count, total)))
+        first = index * batch_size
+        return own.batch(index, lambda row: first + row if first + row < total else None)
 
     indices = grain.MapDataset.range(min(num_batches or available, available))
     return iter(_prefetched(indices.map(batch_at), config.prefetch))
+
+
+def batch_shapes(
+    masking: MaskingConfig, sequence_length: int, batch_size: int
+) -> dict[str, tuple[tuple[int, int], type]]:
+    """(shape, type) of every array of a global batch of `train_batches`, without any data."""
+    tokens = (batch_size, sequence_length)
+    masked = (batch_size, num_predictions(masking, sequence_length))
+    shapes = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), (tokens, np.int32))
+    shapes |= dict.fromkeys(("masked_positions", "masked_labels"), (masked, np.int32))
+    return shapes | {"masked_weights": (masked, np.float32)}
 
 
 def steps_per_epoch(prepared: PreparedData, batch_size: int) -> float:
@@ -112,35 +120,37 @@ def position_ids(segment_ids_BL: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass
 class _Rows:
-    """One process's block of rows in every global batch of a split."""
+    """The rows of every global batch of a split that one process reads."""
 
     prepared: PreparedData
     split: str
     masking: MaskingConfig | None
     batch_size: int
-    process_index: int
-    process_count: int
+    blocks: tuple[range, ...]
     seed: int
 
     def __post_init__(self):
-        if self.batch_size < 1 or self.batch_size % self.process_count:
-            raise UserError(
-                f"batch_size={self.batch_size}: it has to be a positive multiple of the number of "
-                f"processes, {self.process_count}"
-            )
+        if self.batch_size < 1:
+            raise UserError(f"batch_size={self.batch_size}: it has to be at least 1")
         if self.masking:
             num_predictions(self.masking, self.prepared.metadata.sequence_length)
+        self.blocks = self.blocks or (range(self.batch_size),)
         self.source = self.prepared.source(self.split)
-        self.count = self.batch_size // self.process_count
-        self.first_row = self.process_index * self.count
         self.mask_seed = derive_seed(self.seed, f"{self.split} masks")
 
-    def batch(self, step: int, records: Iterable[int]) -> Batch:
-        """The block of global batch `step`, made of `records`, filled up with padding."""
-        shape = (self.count, self.prepared.metadata.sequence_length)
+    def batch(self, step: int, record_of: Callable[[int], int | None]) -> Batch:
+        """The rows of global batch `step`; a row of no record is padding."""
+        blocks = [self._block(step, block, record_of) for block in self.blocks]
+        if len(blocks) == 1:
+            return blocks[0]
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+    def _block(self, step: int, block: range, record_of) -> Batch:
+        shape = (len(block), self.prepared.metadata.sequence_length)
         input_ids_BL = np.full(shape, self.prepared.tokenizer.pad_id, np.int32)
         segment_ids_BL = np.zeros(shape, np.int32)
-        for row, record in enumerate(self.source.__getitems__(list(records))):
+        records = [record for row in block if (record := record_of(row)) is not None]
+        for row, record in enumerate(self.source.__getitems__(records)):
             input_ids_BL[row] = record["input_ids"]
             segment_ids_BL[row] = record["segment_ids"]
         places = {"segment_ids": segment_ids_BL, "position_ids": position_ids(segment_ids_BL)}
@@ -157,7 +167,7 @@ class _Rows:
             num_ordinary=tokenizer.num_ordinary,
             seed=self.mask_seed,
             step=step,
-            first_row=self.first_row,
+            first_row=block.start,
         )
         return {**masked, **places}
 

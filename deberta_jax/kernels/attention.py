@@ -52,8 +52,9 @@ def disentangled_attention(
             gradients come with the others at no cost.
         implementation: "auto", the fastest for the platform that fits the shapes (what it falls
             back to is logged once), or one of IMPLEMENTATIONS.
-        partition: mesh axes of [B, Q, H, D] that the fused kernels run under; the compiler, which
-            lays out plain XLA by itself, cannot divide those.
+        partition: axes of the mesh in force that split B, Q, H and D, for the fused kernels: the
+            compiler, which lays out plain XLA by itself, cannot divide those. They run whole along
+            Q and D.
 
     Returns:
         [B, Q, H, D] in the type of `value_BKHD`.
@@ -107,7 +108,7 @@ def _partitioned(kernel, partition, relative, *arrays):
 
     `first` tells it which they are, so that dropout falls as it would on one device.
     """
-    items, heads = _axes(jax.sharding.get_abstract_mesh(), partition, arrays[0].shape)
+    items, _, heads, _ = partition or (None,) * 4
 
     def local(tables, query, key, value, query_segments, key_segments, optional):
         own = None if tables is None else Relative(*tables, relative.distance_rows)
@@ -131,19 +132,3 @@ def _partitioned(kernel, partition, relative, *arrays):
     of_optional = {name: of_optional[name] for name in arrays[-1]}
     specs = (of_head, content, content, content, tokens, tokens, of_optional)
     return jax.shard_map(local, in_specs=specs, out_specs=content, check_vma=False)(tables, *arrays)
-
-
-def _axes(mesh, partition, shape):
-    """Mesh axes, larger than 1, that divide the items and the heads; None where none does."""
-    if partition is None or mesh.empty:
-        return None, None
-    found = []
-    for dimension in (0, 2):
-        names = partition[dimension] if dimension < len(partition) else None
-        names = (names,) if isinstance(names, str) else tuple(names or ())
-        names = tuple(name for name in names if mesh.shape[name] > 1)
-        ways = 1
-        for name in names:
-            ways *= mesh.shape[name]
-        found.append(names if names and shape[dimension] % ways == 0 else None)
-    return tuple(found)

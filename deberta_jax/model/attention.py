@@ -4,11 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from deberta_jax.kernels import device, disentangled_attention
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.layers import bias, weight
+from deberta_jax.parallel.layout import splitting_axes
 
 # Relative rows are left out of a layer's projections by so many.
 ROWS = 64
@@ -106,7 +108,9 @@ class DisentangledSelfAttention(nn.Module):
             causal=c.causal,
             biases_3HD=self.qkv_bias,
             implementation=c.attention,
-            partition=nn.logical_to_mesh_axes(("batch", "length", "heads", "head")),
+            partition=PartitionSpec(
+                *splitting_axes(("batch", "length", "heads", "head"), query.shape)
+            ),
         )
 
     def _projected(self, hidden_BLE):

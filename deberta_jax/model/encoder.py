@@ -10,7 +10,15 @@ import jax.numpy as jnp
 
 from deberta_jax.model.attention import DisentangledSelfAttention
 from deberta_jax.model.config import ModelConfig
-from deberta_jax.model.layers import ACTIVATIONS, Dense, Embedding, bias, layer_norm, weight
+from deberta_jax.model.layers import (
+    ACTIVATIONS,
+    VOCABULARY_TABLE,
+    Dense,
+    Embedding,
+    bias,
+    layer_norm,
+    weight,
+)
 from deberta_jax.model.positions import distance_rows
 
 _REMAT_POLICIES = {
@@ -34,7 +42,7 @@ class Embeddings(nn.Module):
 
     def setup(self):
         c = self.config
-        self.word_embeddings = Embedding(c, c.vocab_size, ("vocab", "embed"))
+        self.word_embeddings = Embedding(c, c.vocab_size, VOCABULARY_TABLE)
         if c.position_biased_input or c.decodes_with_emd:
             self.position_embeddings = Embedding(c, c.max_position_embeddings, (None, "embed"))
         self.norm = layer_norm(c)

@@ -1,10 +1,18 @@
 """The small parts every module is made of: parameters with logical axes, dense, norm, dropout."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from deberta_jax.model.config import ModelConfig
+from deberta_jax.parallel.layout import splitting_axes
+
+# Logical axes of the word embedding. Its width has rules of its own: the vocabulary is split on
+# every mesh, whatever divides it.
+VOCABULARY_TABLE = ("vocab", "table_width")
 
 
 def gelu(x):
@@ -76,7 +84,32 @@ class Embedding(nn.Module):
         )
 
     def __call__(self, ids):
-        return jnp.take(self.embedding, ids, axis=0)
+        rows, width = splitting_axes(self.axes, self.embedding.shape)
+        if not rows and not width:
+            return jnp.take(self.embedding, ids, axis=0)
+        (batch,) = splitting_axes(("batch",), ids.shape[:1])
+        look_up = functools.partial(_look_up, rows=rows, width=width)
+        specs = PartitionSpec(rows, width), PartitionSpec(batch)
+        # Where the batch is whole, so is what is found, which the check would not believe.
+        split = jax.shard_map(look_up, in_specs=specs, out_specs=specs[1], check_vma=False)
+        return split(self.embedding, ids)
 
     def attend(self, x):
         return x @ self.embedding.T
+
+
+def _look_up(table, ids, rows, width):
+    """A device's own ids in a table that is split by rows, or by width, or both.
+
+    The width is gathered first, so that a device looks up, and adds up gradients of, its own ids.
+    The compiler would rather have each device do that for everyone's ids in its part of the width,
+    which costs a TPU as many times more as there are parts.
+    """
+    if width:
+        table = jax.lax.all_gather(table, width, axis=1, tiled=True)
+    if not rows:
+        return jnp.take(table, ids, axis=0)
+    own = ids - jax.lax.axis_index(rows) * table.shape[0]
+    here = (own >= 0) & (own < table.shape[0])
+    found = jnp.take(table, jnp.where(here, own, 0), axis=0)
+    return jax.lax.psum(jnp.where(here[..., None], found, 0), rows)

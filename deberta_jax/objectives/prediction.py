@@ -1,8 +1,5 @@
 """What the objectives that predict tokens share: model, loss against the vocabulary, baseline."""
 
-import math
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +7,8 @@ import numpy as np
 from deberta_jax.kernels.cross_entropy import cross_entropy
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.heads import DebertaForMaskedLM
+from deberta_jax.model.layers import VOCABULARY_TABLE
+from deberta_jax.parallel.layout import splitting_axes
 
 
 class TokenPrediction:
@@ -72,7 +71,9 @@ def token_losses(projection, labels_BP: jax.Array) -> tuple[jax.Array, jax.Array
         labels_BP: int32 tokens.
     """
     hidden_BPE, embedding_VE, bias_V = projection
-    axes = _mesh_axes(labels_BP.shape[0], embedding_VE.shape)
+    (batch,) = splitting_axes(("batch",), labels_BP.shape[:1])
+    rows, width = splitting_axes(VOCABULARY_TABLE, embedding_VE.shape)
+    axes = batch, *(axes[0] if axes else None for axes in (rows, width))
     return cross_entropy(hidden_BPE, embedding_VE, bias_V, labels_BP, *axes)
 
 
@@ -80,24 +81,3 @@ def unigram_cross_entropy(counts: np.ndarray) -> np.ndarray:
     """-ln p of each token by its corpus frequency, add-one smoothed: float32 [V]."""
     smoothed = counts.astype(np.float64) + 1
     return (np.log(smoothed.sum()) - np.log(smoothed)).astype(np.float32)
-
-
-def _mesh_axes(batch_size: int, embedding_shape: tuple[int, int]):
-    """Mesh axes that split the batch, and the two axes of the word embedding, where they divide.
-
-    What `nn.logical_axis_rules` says of the mesh that the step is traced on; none outside of one.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return (), None, None
-
-    def splitting(axes, size):
-        """Those of some mesh axes that split anything, if they divide `size`."""
-        axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
-        axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
-        return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
-
-    (batch_axes,) = nn.logical_to_mesh_axes(("batch",))
-    table_axes = zip(nn.logical_to_mesh_axes(("vocab", "embed")), embedding_shape, strict=True)
-    table_axes = (splitting(axes, size) for axes, size in table_axes)
-    return splitting(batch_axes, batch_size), *(axes[0] if axes else None for axes in table_axes)

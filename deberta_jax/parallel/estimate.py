@@ -20,6 +20,7 @@ import runpy
 import sys
 import tempfile
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from deberta_jax.errors import UserError
-from deberta_jax.parallel.chips import Chip, chip_named
+from deberta_jax.parallel import collectives
+from deberta_jax.parallel.chips import Chip, check_topology, chip_named
 from deberta_jax.parallel.program import Instruction, Program, shape_bytes
 from deberta_jax.parallel.schedule import DUMP_FLAGS, Schedule, read_schedules
 
 KINDS = ("kernel", "matmul", "collective", "transfer", "other")
-_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # They do nothing when the program runs.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 _FREE |= {"partition-id", "replica-id", "ConcatBitcast", "AllocateBuffer", "opt-barrier"}
@@ -85,6 +86,8 @@ class Estimate:
         unknown_loops: loops counted as one trip because the program does not tell their trips.
         flops: the compiler's count, in which a loop's body counts once.
         argument_bytes, temp_bytes, output_bytes: HBM of one device (aliased outputs included).
+        peak_bytes: HBM of one device, all of it: the program itself too, aliased outputs once.
+        program: its text.
     """
 
     chip: Chip
@@ -94,6 +97,8 @@ class Estimate:
     argument_bytes: int
     temp_bytes: int
     output_bytes: int
+    peak_bytes: int
+    program: Program
 
     @property
     def cycles(self) -> float:
@@ -135,7 +140,7 @@ class Estimate:
         summary = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("chip", "ops")
+            if field.name not in ("chip", "ops", "program")
         }
         names = ("cycles", "seconds", "cycles_by_kind", "hbm_bytes", "counts", "not_estimated")
         summary |= {name: getattr(self, name) for name in names}
@@ -182,15 +187,21 @@ def prepare() -> None:
 
 
 def tpu_devices(topology: str, **options) -> list[jax.Device]:
-    """Devices to compile for, of a chip ("v5e") or of a topology ("v5e:16x16", num_slices=2)."""
+    """Devices to compile for, of a chip ("v5e") or of a topology ("v5e:16x16", num_slices=2).
+
+    Raises:
+        UserError: there is no such topology, or libtpu is not installed.
+    """
     prepare()
     name = topology if ":" in topology else chip_named(topology).host
+    check_topology(name)
     try:
         return list(
             topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
         )
     except (ImportError, RuntimeError, ValueError) as error:
-        raise UserError(f"cannot compile for {name}: {error} (is libtpu installed?)") from error
+        missing = "" if find_spec("libtpu") else "; libtpu is missing: pip install 'jax[tpu]'"
+        raise UserError(f"cannot compile for {name}: {error}{missing}") from error
 
 
 def estimate_function(function, arguments, chip: str = "v5e", **jit_options) -> Estimate:
@@ -241,6 +252,12 @@ def estimate_program(compiled, schedules: dict[str, Schedule], chip: Chip) -> Es
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
         memory.output_size_in_bytes,
+        memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        program,
     )
 
 
@@ -279,8 +296,8 @@ def _op(program, instruction: Instruction, around, times, schedules, chip: Chip)
 def _kind(opcode: str, inside: set[str]) -> str:
     if opcode == _KERNEL:
         return "kernel"
-    if opcode.removesuffix("-start") in _COLLECTIVES:
-        return "collective"
+    if {name.removesuffix("-start") for name in inside} & set(collectives.KINDS):
+        return "matmul" if inside & {"convolution", "dot"} else "collective"
     if opcode.endswith("-start"):
         return "transfer"
     return "matmul" if inside & {"convolution", "dot"} else "other"

@@ -2,7 +2,7 @@
 
 import jax
 
-from deberta_jax.errors import UserError
+from deberta_jax.errors import PassingError, UserError
 
 FORMS = "off, auto, or HOST:PORT,PROCESSES,INDEX"
 # How long the others wait for a process that is silent before they give up: a preempted host
@@ -19,7 +19,8 @@ def initialize(distributed: str) -> None:
             index of this one, as "10.0.0.2:8476,4,1".
 
     Raises:
-        UserError: it has another form, or the processes do not find one another.
+        UserError: it has another form.
+        PassingError: the processes do not find one another.
     """
     if distributed == "off":
         return
@@ -28,7 +29,7 @@ def initialize(distributed: str) -> None:
             **_arguments(distributed), heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
+        raise PassingError(
             f"--distributed={distributed}: the processes of the job did not meet "
             f"({str(error).splitlines()[0]})"
         ) from error

@@ -9,11 +9,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.errors import UserError
+from deberta_jax.parallel.layout import splitting_axes
 
-# (logical axis, mesh axes); the first match wins, and a mesh axis is used once in an array.
+# (logical axis, mesh axes), the preferred one first: see `layout.splitting_axes`.
 RULES = (
     ("batch", ("data", "fsdp")),  # rows of the batch
     ("vocab", "tensor"),  # rows of the word embedding, logits
+    ("table_width", "fsdp"),  # width of the word embedding, which some axis always splits:
+    ("table_width", "data"),  # its gradient crosses the network anyway, and its optimizer's
+    ("table_width", "tensor"),  # state is the largest there is
     ("heads", "tensor"),  # attention heads
     ("mlp", "tensor"),  # feed-forward width
     ("embed", "fsdp"),  # residual width of a parameter
@@ -37,21 +41,14 @@ def parameter_shardings(abstract, mesh: Mesh):
     specs = nn.get_partition_spec(abstract)
 
     def sharding(spec, leaf):
-        mapped = nn.logical_to_mesh_axes(spec, RULES) if isinstance(spec, PartitionSpec) else ()
-        return NamedSharding(mesh, _divisible(mapped or (), leaf.shape, mesh))
+        logical = (*spec, *[None] * (leaf.ndim - len(spec)))
+        split = splitting_axes(logical, leaf.shape, RULES, mesh)
+        axes = (axes[0] if len(axes) == 1 else axes or None for axes in split)
+        return NamedSharding(mesh, PartitionSpec(*axes))
 
     return jax.tree.map(
         sharding, specs, nn.unbox(abstract), is_leaf=lambda x: isinstance(x, PartitionSpec)
     )
-
-
-def _divisible(axes, shape, mesh: Mesh) -> PartitionSpec:
-    kept = []
-    for size, axis in zip(shape, axes, strict=False):
-        names = (axis,) if isinstance(axis, str) else tuple(axis or ())
-        ways = int(np.prod([mesh.shape[name] for name in names], dtype=int))
-        kept.append(axis if ways > 1 and size % ways == 0 else None)
-    return PartitionSpec(*kept)
 
 
 @contextmanager
@@ -80,13 +77,29 @@ def check_batch(batch_size: int, microbatches: int, mesh: Mesh) -> None:
         )
 
 
+def local_rows(batch_size: int, mesh: Mesh) -> tuple[range, ...]:
+    """The rows of a global batch that this process's devices hold, in blocks, in order.
+
+    How many blocks depends on how the mesh winds through the hosts; where the heads are split over
+    several processes, these hold the same rows.
+    """
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    blocks: list[range] = []
+    for start, stop, _ in sorted({index[0].indices(batch_size) for index in indices}):
+        if blocks and blocks[-1].stop == start:
+            start = blocks.pop().start
+        blocks.append(range(start, stop))
+    return tuple(blocks)
+
+
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's block of rows of a global batch, as global arrays on the mesh."""
+    """This process's rows (`local_rows`) of a global batch, as global arrays on the mesh."""
     sharding = batch_sharding(mesh)
-    processes = jax.process_count()
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    share = ways // sum(map(len, local_rows(ways, mesh)))
     return {
         name: jax.make_array_from_process_local_data(
-            sharding, rows, (rows.shape[0] * processes, *rows.shape[1:])
+            sharding, rows, (rows.shape[0] * share, *rows.shape[1:])
         )
         for name, rows in batch.items()
     }

@@ -17,7 +17,8 @@ class Restored(NamedTuple):
     Attributes:
         state: the training state, laid out as the abstract state asked for.
         input: where the input stood: {"next_step", "batch_size", "seed"}.
-        clock: totals over all sessions: {"seconds", "tokens"}.
+        clock: totals over all sessions: {"seconds", "tokens", "productive"}, and when the first
+            one began: {"begun"}.
     """
 
     state: Any

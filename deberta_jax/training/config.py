@@ -1,6 +1,7 @@
 """What the training loop and the optimizer can be told."""
 
 import dataclasses
+import re
 
 from deberta_jax.errors import UserError
 
@@ -31,6 +32,30 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     # Largest norm of the whole gradient; a larger one is scaled down. 0: no limit.
     clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """What is traced for XProf (TensorBoard's profile plug-in)."""
+
+    # Steps whose trace is written to `profile` in the workdir: "10:15" begins after step 10 of the
+    # run and ends after step 15. Empty: none.
+    steps: str = ""
+
+    def __post_init__(self):
+        if self.steps:
+            self.bounds()
+
+    def bounds(self) -> tuple[int, int] | None:
+        """(first, last) of `steps`."""
+        if not self.steps:
+            return None
+        match = re.fullmatch(r"(\d+):(\d+)", self.steps)
+        if not match or int(match[1]) >= int(match[2]):
+            raise UserError(
+                f"profile.steps is {self.steps!r}; it must be FIRST:LAST, such as '10:15'"
+            )
+        return int(match[1]), int(match[2])
 
 
 @dataclasses.dataclass(frozen=True)

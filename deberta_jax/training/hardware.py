@@ -5,15 +5,10 @@ import time
 import jax
 import jax.numpy as jnp
 
-# bf16 peak of one chip in TFLOP/s, as its maker states it (the device kinds that JAX reports).
-PEAK_TFLOPS = {
-    "TPU v4": 275,
-    "TPU v5 lite": 197,
-    "TPU v5e": 197,
-    "TPU v5": 459,
-    "TPU v5p": 459,
-    "TPU v6 lite": 918,
-    "TPU v6e": 918,
+from deberta_jax.parallel.chips import chip_of
+
+# bf16 peak of a GPU in TFLOP/s, as its maker states it (the device kinds that JAX reports).
+GPU_TFLOPS = {
     "NVIDIA A100-SXM4-40GB": 312,
     "NVIDIA A100-SXM4-80GB": 312,
     "NVIDIA H100 80GB HBM3": 989,
@@ -26,8 +21,13 @@ def peak_flops(device: jax.Device) -> tuple[float | None, str]:
     if device.platform == "cpu":
         # Virtual devices share one processor: each has its share of what is measured.
         return _matmul_flops() / jax.local_device_count(), "a measured float32 matmul"
-    peak = PEAK_TFLOPS.get(device.device_kind)
-    return (peak and peak * 1e12), "the maker's bf16 peak"
+    source = "the maker's bf16 peak"
+    if chip := chip_of(device.device_kind):
+        # A v4 chip's two cores are one device where they are joined, as on TPU VMs.
+        joined = chip.name == "v4" and getattr(device, "num_cores", 1) == 2
+        return chip.peak_flops * (2 if joined else 1), source
+    peak = GPU_TFLOPS.get(device.device_kind)
+    return (peak and peak * 1e12), source
 
 
 def _matmul_flops(size: int = 1024, tries: int = 5) -> float:

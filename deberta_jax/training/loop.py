@@ -14,6 +14,7 @@ from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.curves import plot_curves
 from deberta_jax.training.metrics import read_metrics
 from deberta_jax.training.plan import Plan
+from deberta_jax.training.profiling import Profiler
 from deberta_jax.training.recorder import Recorder
 
 
@@ -30,7 +31,7 @@ def train(
 
     Args:
         plan: what to drive (`make_plan`).
-        config: a `deberta_jax.config.Config`; read are `seed` and `train`.
+        config: a `deberta_jax.config.Config`; read are `seed`, `train` and `profile`.
         workdir: where checkpoints, metrics and curves go.
         train_batches: `step -> iterator` of this process's rows of the batches after that step.
         eval_batches: `() -> iterator` of this process's rows of the held-out batches.
@@ -49,19 +50,23 @@ def train(
         checkpoints.close()
         return _already_done(workdir, restored.input["next_step"])
     if restored:
-        state, clock, first_step = restored.state, restored.clock, restored.input["next_step"]
+        state, first_step = restored.state, restored.input["next_step"]
+        clock = restored.clock
     else:
         params = initial_params and initial_params()
         state = plan.initialize(jax.random.key(config.seed), params)
-        clock, first_step = {"seconds": 0.0}, 0
-    recorder = Recorder(workdir, first_step, clockwork, flops_per_token, mesh)
-    started = time.monotonic() - clock["seconds"]
+        clock, first_step = {"seconds": 0.0, "productive": 0.0, "begun": time.time()}, 0
+    recorder = Recorder(workdir, first_step, clockwork, flops_per_token, mesh, clock)
+    profiler = Profiler(config.profile.bounds(), workdir)
+    started, begun = time.monotonic() - clock["seconds"], clock["begun"]
 
     def save(step):
         position = {"next_step": step, "batch_size": config.train.batch_size, "seed": config.seed}
         clock = {
             "seconds": time.monotonic() - started,
             "tokens": step * clockwork.tokens_per_step,
+            "productive": recorder.productive,
+            "begun": begun,
         }
         checkpoints.save(step, state, position, clock)
 
@@ -72,7 +77,11 @@ def train(
         with sharding.on(mesh), _told_to_stop() as told:
             batches = train_batches(first_step)
             while step < total:
-                state, metrics = plan.train_step(state, sharding.to_devices(next(batches), mesh))
+                recorder.note(profiler.before(step, state.step))
+                with recorder.waiting("input"):
+                    batch = sharding.to_devices(next(batches), mesh)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, metrics = plan.train_step(state, batch)
                 # The step before is reported only now that the devices are busy with this one.
                 if _due(step, every["log"]):
                     recorder.report()
@@ -84,16 +93,18 @@ def train(
                 measure = done or _due(step, every["eval"])
                 if measure or stop or _due(step, every["checkpoint"]):
                     recorder.report()
-                with recorder.paused():
-                    if measure:
+                if measure:
+                    with recorder.waiting("eval"):
                         metrics = plan.evaluate(state.params, eval_batches())
                         recorder.held_out(step, metrics)
-                        held_out = metrics if done else None
-                    # After the metrics: what a checkpoint holds has always been reported.
-                    if done or stop or _due(step, every["checkpoint"]):
+                    held_out = metrics if done else None
+                # After the metrics: what a checkpoint holds has always been reported.
+                if done or stop or _due(step, every["checkpoint"]):
+                    with recorder.waiting("checkpoint"):
                         save(step)
                 if stop:
                     break
+        recorder.note(profiler.stop(state.step))
         checkpoints.wait()
         if jax.process_index() == 0:
             plot_curves(workdir)

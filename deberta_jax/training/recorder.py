@@ -29,7 +29,9 @@ class Recorder:
         clockwork: Clockwork,
         flops_per_token: float,
         mesh: Mesh,
+        clock: dict[str, float],
     ):
+        """`clock`: of the run so far: "begun" (Unix time) and "productive" (seconds of steps)."""
         self._main = jax.process_index() == 0
         self._writer = MetricWriter(workdir, first_step) if self._main else None
         self._clockwork, self._step, self._pending = clockwork, first_step, []
@@ -37,7 +39,9 @@ class Recorder:
         peak, source = peak_flops(mesh.devices.flat[0])
         self._peak = peak and peak * mesh.size
         self.note(f"peak for MFU: {self._peak / 1e12:,.2f} TFLOP/s, {source}" if peak else "")
-        self._since, self._paused, self._untimed = None, 0.0, 0
+        self._since, self._untimed = None, 0
+        self._waits = {"input": 0.0, "eval": 0.0, "checkpoint": 0.0}
+        self._begun, self.productive = clock["begun"], clock["productive"]
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Keeps one step's metrics; nothing is fetched yet."""
@@ -45,14 +49,15 @@ class Recorder:
         self._pending.append(metrics)
         if self._since is None:  # the first step of a session compiles: it is left out of speeds
             jax.block_until_ready(metrics)
-            self._since, self._paused, self._untimed = time.perf_counter(), 0.0, 1
+            self._since, self._untimed = time.perf_counter(), 1
+            self._waits = dict.fromkeys(self._waits, 0.0)
 
     @contextmanager
-    def paused(self):
-        """Time inside (evaluation, checkpoints) counts for no step."""
+    def waiting(self, what: str):
+        """Time inside is waited for "input", which is part of a step, "eval" or "checkpoint"."""
         start = time.perf_counter()
         yield
-        self._paused += time.perf_counter() - start
+        self._waits[what] += time.perf_counter() - start
 
     def report(self) -> None:
         """Writes the means of the steps since the last report, and moves the progress line.
@@ -63,17 +68,24 @@ class Recorder:
         if not self._pending:
             return
         fetched = jax.device_get(self._pending)
-        seconds = time.perf_counter() - self._since - self._paused
+        waits, self._waits = self._waits, dict.fromkeys(self._waits, 0.0)
+        seconds = time.perf_counter() - self._since - waits["eval"] - waits["checkpoint"]
+        self.productive += seconds - waits["input"]
         metrics = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
         metrics["optim/learning_rate"] = float(fetched[-1]["optim/learning_rate"])
         if steps := len(fetched) - self._untimed:
             speed = steps * self._clockwork.tokens_per_step / seconds
             metrics["perf/steps_per_second"] = steps / seconds
             metrics["perf/tokens_per_second"] = speed
+            metrics["perf/step_seconds"] = seconds / steps
+            metrics["perf/input_seconds"] = waits["input"] / steps
             if self._peak:
                 metrics["perf/mfu"] = speed * self._flops_per_token / self._peak
+        metrics["perf/eval_seconds"] = waits["eval"]
+        metrics["perf/checkpoint_seconds"] = waits["checkpoint"]
+        metrics["perf/goodput"] = self.productive / max(1e-9, time.time() - self._begun)
         self._pending, self._untimed = [], 0
-        self._since, self._paused = time.perf_counter(), 0.0
+        self._since = time.perf_counter()
         self._write(self._step, metrics)
         if not math.isfinite(metrics["train/loss"]):
             raise UserError(

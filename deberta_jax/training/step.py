@@ -44,13 +44,13 @@ def make_train_step(objective, optimizer, schedule, seed: int, microbatches: int
 def _accumulated(gradient, batch, parts: int):
     """The sum of `gradient(index, rows)` over the parts of a batch, one after another."""
     split = jax.tree.map(lambda rows: _split(rows, parts), batch)
-    first = gradient(0, jax.tree.map(lambda rows: rows[0], split))
+    shapes = jax.eval_shape(gradient, 0, jax.tree.map(lambda rows: rows[0], split))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def add(total, part):
         return jax.tree.map(jnp.add, total, gradient(*part)), None
 
-    rest = jax.tree.map(lambda rows: rows[1:], split)
-    return jax.lax.scan(add, first, (jnp.arange(1, parts), rest))[0]
+    return jax.lax.scan(add, nothing, (jnp.arange(parts), split))[0]
 
 
 def _split(rows, parts):

@@ -1,0 +1,238 @@
+"""Does a run fit a TPU pod, and how fast can it be? Without a TPU:
+
+    python -m deberta_jax.compile --config=FILE --topology=v5e:16x16 [--slices=2] [--json=FILE]
+        [--fit | --compare='fsdp=256;data=4,fsdp=64']
+
+compiles the training step that `train` would run there, and adds up what the compiler says of it.
+Exit status 1: it does not fit.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from deberta_jax import command, objectives
+from deberta_jax import config as schema
+from deberta_jax.config import Config
+from deberta_jax.data.input import batch_shapes
+from deberta_jax.data.masking import num_predictions
+from deberta_jax.errors import UserError
+from deberta_jax.parallel import sharding
+from deberta_jax.parallel.chips import check_topology
+from deberta_jax.parallel.estimate import estimate_lowered, tpu_devices
+from deberta_jax.parallel.mesh import MeshConfig
+from deberta_jax.parallel.report import Job, Report, compiled_report, gib, too_large_report
+from deberta_jax.training.duration import Clockwork
+from deberta_jax.training.plan import Plan, make_plan
+
+# Rematerialisation, the fastest first.
+REMAT = ("none", "dots", "full")
+
+
+def main(parsed) -> None:
+    if not parsed.topology:
+        raise UserError("--topology is missing; it names what to compile for, such as v5e:4x4")
+    if parsed.fit and parsed.compare:
+        raise UserError("--fit and --compare are two different questions; ask one of them")
+    config, pod = command.config(parsed), (parsed.topology, parsed.slices)
+    if parsed.fit:
+        reports = fit(config, *pod)
+    elif parsed.compare:
+        reports = [compile_step(one, *pod) for one in meshes(config, parsed.compare)]
+    else:
+        reports = [compile_step(config, *pod)]
+    fitting = [one for one in reports if one.fits]
+    if len(reports) == 1:
+        print(reports[0].describe())
+    else:
+        print(side_by_side(reports))
+    best = min(fitting, key=lambda one: one.step_seconds / one.job.batch_size, default=None)
+    if parsed.fit and best:
+        print(
+            f"fastest: model.remat={best.job.remat}, {best.job.batch_size // best.job.batch_ways} "
+            f"sequences a device (train.batch_size={best.job.batch_size})\n{best.describe()}"
+        )
+    if parsed.json:
+        found = [one.to_dict() for one in reports]
+        text = json.dumps(found[0] if len(found) == 1 else found, indent=2)
+        Path(parsed.json).expanduser().write_text(text + "\n")
+    if not fitting:
+        last = reports[-1]
+        print(
+            f"does not fit by {gib(last.hbm_bytes - last.chip.hbm_bytes)} a device; try "
+            + ", or ".join(last.remedies()),
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def compile_step(config: Config, topology: str, slices: int = 1) -> Report:
+    """Compiles the training step of `config` for `slices` slices of a topology.
+
+    Raises:
+        UserError: there is no such topology, or the config cannot run on it for another reason
+            than its size.
+    """
+    chip = check_topology(topology)
+    devices = tpu_devices(topology, **({"num_slices": slices} if slices > 1 else {}))
+    plan = plan_for(config, devices)
+    lowered = lower_step(config, plan)
+    job = _job(config, plan, topology, slices)
+    ordered = list(plan.mesh.devices.flat)
+    try:
+        return compiled_report(job, ordered, chip, estimate_lowered(lowered, chip.name))
+    except jax.errors.JaxRuntimeError as error:
+        report = too_large_report(job, ordered, chip, str(error))
+        if report is None:
+            raise UserError(f"the compiler refuses it: {' '.join(str(error).split())}") from error
+        return report
+
+
+def plan_for(config: Config, devices) -> Plan:
+    """The plan of a run on `devices`, without its data.
+
+    Raises:
+        UserError: as `make_plan`, or a duration is stated in epochs.
+    """
+    for name, value in schema.flatten(config).items():
+        if name.startswith(("train.", "optimizer.")) and "epoch" in str(value):
+            raise UserError(
+                f"{name} is {value!r}: without data an epoch has no length; state it in steps, "
+                "tokens or %"
+            )
+    units = Clockwork(config.train.batch_size * config.data.sequence_length, math.inf)
+    total = units.steps("train.duration", config.train.duration)
+    clockwork = dataclasses.replace(units, total_steps=total)
+    return make_plan(config, objectives.make(config, None), clockwork, devices)
+
+
+def lower_step(config: Config, plan: Plan) -> jax.stages.Lowered:
+    """The training step of a plan, not yet compiled."""
+    layout = sharding.batch_sharding(plan.mesh)
+    shapes = batch_shapes(config.masking, config.data.sequence_length, config.train.batch_size)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
+        for name, (shape, dtype) in shapes.items()
+    }
+    with sharding.on(plan.mesh):
+        return plan.train_step.lower(plan.abstract, batch)
+
+
+def fit(config: Config, topology: str, slices: int = 1) -> list[Report]:
+    """For each rematerialisation, the largest power of two of sequences a device that fits.
+
+    Where not even one fits, the report of one.
+    """
+    return [_largest(config, remat, topology, slices) for remat in REMAT]
+
+
+def _largest(config: Config, remat: str, topology: str, slices: int) -> Report:
+    model = dataclasses.replace(config.model, remat=remat)
+
+    def at(sequences: int, ways: int) -> Report:
+        train = dataclasses.replace(config.train, batch_size=sequences * ways, microbatches=1)
+        return compile_step(
+            dataclasses.replace(config, model=model, train=train), topology, slices
+        )  # fmt: skip
+
+    devices = len(tpu_devices(topology)) * slices
+    first = at(max(1, config.train.batch_size // devices), devices)
+    ways = first.job.batch_ways
+    sequences = 2 ** int(math.log2(first.job.batch_size // ways))
+    report = first if first.job.batch_size == sequences * ways else at(sequences, ways)
+    if report.fits:
+        while (larger := at(sequences * 2, ways)).fits:
+            sequences, report = sequences * 2, larger
+        return report
+    while not report.fits and sequences > 1:
+        # Activations grow with the batch: skip what is hopeless.
+        state = report.job.parameter_bytes + report.job.optimizer_bytes
+        room = max(1, report.chip.hbm_bytes - state) / max(1, report.hbm_bytes - state)
+        sequences = max(1, min(sequences // 2, 2 ** int(math.log2(max(1, sequences * room)))))
+        report = at(sequences, ways)
+    return report
+
+
+def meshes(config: Config, text: str) -> list[Config]:
+    """The config with each mesh of "data=4,fsdp=4;fsdp=16"; axes that are not named are 1."""
+    names = [field.name for field in dataclasses.fields(MeshConfig)]
+    found = []
+    for one in text.split(";"):
+        sizes = dict.fromkeys(names, 1) | {"dcn_data": -1}
+        for part in one.split(","):
+            name, _, size = part.strip().partition("=")
+            if name not in names or not size.lstrip("-").isdigit():
+                raise UserError(
+                    f"--compare={text}: {part.strip()!r} is not AXIS=SIZE; axes are "
+                    f"{', '.join(names)}, as in 'data=4,fsdp=4;fsdp=16'"
+                )
+            sizes[name] = int(size)
+        found.append(dataclasses.replace(config, mesh=MeshConfig(**sizes)))
+    return found
+
+
+def side_by_side(reports: list[Report]) -> str:
+    """A row for each report."""
+    head = (
+        "mesh", "remat", "sequences a device", "HBM, GiB", "fits", "step, ms", "waiting, ms",
+        "tokens/s a chip", "MFU", "longest collective",
+    )  # fmt: skip
+    rows = [head]
+    for one in reports:
+        found = one.to_dict()
+        mesh = " x ".join(f"{axis} {size}" for axis, size in one.job.mesh.items() if size > 1)
+        row = [mesh or "1", one.job.remat, f"{found['sequences_per_device']:g}"]
+        row += [f"{one.hbm_bytes / 2**30:.2f}", "yes" if one.fits else "no"]
+        if one.estimate:
+            longest = next(iter(found["collectives"]), None)
+            row += [f"{one.step_seconds * 1e3:.1f}", f"{one.exposed_seconds * 1e3:.1f}"]
+            row += [f"{one.tokens_per_second_per_chip:,.0f}", f"{one.mfu:.1%}"]
+            row.append(f"{longest['kind']}, {longest['link']}" if longest else "none")
+        rows.append(row)
+    widths = [max(map(len, filter(None, column))) for column in itertools.zip_longest(*rows)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    )
+
+
+def _job(config: Config, plan: Plan, topology: str, slices: int) -> Job:
+    length = config.data.sequence_length
+    predictions = num_predictions(config.masking, length)
+    objective = objectives.make(config, None)
+    leaves = jax.tree.leaves(plan.abstract)
+    whole = [_bytes(leaf) for leaf in leaves if leaf.sharding.is_fully_replicated]
+    return Job(
+        topology=topology,
+        slices=slices,
+        mesh=dict(plan.mesh.shape),
+        batch_size=config.train.batch_size,
+        sequence_length=length,
+        microbatches=config.train.microbatches,
+        remat=config.model.remat,
+        steps=plan.clockwork.total_steps,
+        flops_per_token=objective.flops_per_token(length, predictions),
+        parameter_bytes=sum(map(_bytes, jax.tree.leaves(plan.abstract.params))),
+        optimizer_bytes=sum(map(_bytes, jax.tree.leaves(plan.abstract.opt_state))),
+        replicated_bytes=max(whole, default=0),
+    )
+
+
+def _bytes(leaf) -> int:
+    """Of one device's part of an array."""
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("topology", None, "What to compile for: one slice, such as v5e:16x16.")
+    flags.DEFINE_integer("slices", 1, "Slices of that topology.", lower_bound=1)
+    flags.DEFINE_string("json", None, "File for the report.")
+    flags.DEFINE_bool("fit", False, "Find the largest batch a device that fits, for each remat.")
+    flags.DEFINE_string("compare", None, "Meshes to compare: 'data=4,fsdp=4;fsdp=16'.")
+    command.run(main, workdir=False)

@@ -80,7 +80,7 @@ def _explain(error: Exception, arguments) -> str:
     """One line for a config file or an override that cannot be taken, with the nearest field."""
     names = list(flatten(Config()))
     for argument in arguments[1:]:
-        match = re.match(r"--?config=(.*)$", argument)
+        match = re.match(r"--?config=(.*?)(:\w+)?$", argument)  # FILE, or FILE:ARGUMENT
         if match and not Path(match[1]).is_file():
             return f"--config={match[1]}: there is no such file"
     if raised := _raised_in_recipe(error):

@@ -16,7 +16,7 @@ from deberta_jax import command
 from deberta_jax.errors import UserError
 from deberta_jax.interop import layouts
 from deberta_jax.interop.released import read_released
-from deberta_jax.workdir import is_run, open_run
+from deberta_jax.workdir import is_run, open_run, tokenizer_directory
 
 _LAYOUTS = {
     "transformers": layouts.write_transformers,
@@ -41,14 +41,14 @@ def main(parsed) -> None:
         raise UserError(f"--to={target} is not empty; name a new directory")
     if is_run(source):
         run = open_run(source)
-        checkpoint, tokenizer_directory = run.released(), Path(run.prepared.tokenizer.path).parent
+        checkpoint, tokenizer = run.released(), tokenizer_directory(source)
     else:
-        checkpoint, tokenizer_directory = read_released(source), source
+        checkpoint, tokenizer = read_released(source), source
     target.mkdir(parents=True, exist_ok=True)
     _LAYOUTS[parsed.layout](checkpoint, target)
     for name in _TOKENIZER_FILES:
-        if (tokenizer_directory / name).is_file():
-            shutil.copyfile(tokenizer_directory / name, target / name)
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, target / name)
     written = sorted(path.name for path in target.iterdir())
     print(f"{source} -> {target} ({parsed.layout}): {', '.join(written)}")
 

@@ -1,4 +1,8 @@
-"""Held-out loss and fill-mask examples of a run: python -m deberta_jax.evaluate --workdir=DIR"""
+"""Held-out loss and fill-mask examples of a run: python -m deberta_jax.evaluate --workdir=DIR
+
+Where DIR holds fine-tuned runs, a table of their scores, with the GLUE average where all of its
+tasks are there.
+"""
 
 import re
 
@@ -6,7 +10,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from deberta_jax import command
+from deberta_jax import command, results
 from deberta_jax.data.packed_text import VALIDATION
 from deberta_jax.train import held_out_batches
 from deberta_jax.training.evaluation import make_evaluation
@@ -17,7 +21,11 @@ _SENTENCE_WORDS = (8, 22)
 
 
 def main(parsed) -> None:
-    run = open_run(command.workdir(parsed))
+    workdir = command.workdir(parsed)
+    if results.found_under(workdir):
+        print(results.table(workdir))
+        return
+    run = open_run(workdir)
     layouts = jax.tree.map(lambda leaf: leaf.sharding, run.params)
     evaluate = make_evaluation(run.objective, layouts, run.mesh)
     metrics = evaluate(run.params, held_out_batches(run.config, run.prepared)())

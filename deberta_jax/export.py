@@ -8,7 +8,7 @@ from deberta_jax import command
 from deberta_jax.data.tokenizer import write_pretrained
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
-from deberta_jax.model.heads import DebertaForMaskedLM
+from deberta_jax.pretrained import tokenizer_of
 from deberta_jax.workdir import open_run
 
 
@@ -18,10 +18,12 @@ def main(parsed) -> None:
     run, out = open_run(command.workdir(parsed)), Path(parsed.out).expanduser()
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; it must be a directory")
-    pretrained.save(out, DebertaForMaskedLM(run.config.model), run.params)
-    write_pretrained(
-        run.prepared.tokenizer, out, model_max_length=run.config.model.max_position_embeddings
-    )
+    pretrained.save(out, run.objective.model, run.params, label_names=run.config.task.labels)
+    if run.prepared:
+        limit = run.config.model.max_position_embeddings
+        write_pretrained(run.prepared.tokenizer, out, model_max_length=limit)
+    else:
+        tokenizer_of(parsed.workdir).save(out)
     print(f"step {run.step} exported to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
 
 

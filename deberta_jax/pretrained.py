@@ -6,9 +6,9 @@ from pathlib import Path
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.released import Released, read_released
-from deberta_jax.interop.tokenizers import load_tokenizer
+from deberta_jax.interop.tokenizers import PretrainedTokenizer, load_tokenizer
 from deberta_jax.model.heads import Deberta
-from deberta_jax.workdir import is_run, open_run
+from deberta_jax.workdir import is_run, open_run, tokenizer_directory
 
 __all__ = ["load_pretrained", "load_tokenizer", "read_checkpoint", "save_pretrained"]
 
@@ -42,6 +42,12 @@ def read_checkpoint(path: str | os.PathLike) -> Released:
     if not directory.is_dir():
         raise UserError(f"{directory} is no directory; it must hold a checkpoint or a run")
     return open_run(directory).released() if is_run(directory) else read_released(directory)
+
+
+def tokenizer_of(path: str | os.PathLike) -> PretrainedTokenizer:
+    """The tokenizer of a checkpoint, or of a run."""
+    directory = Path(path).expanduser()
+    return load_tokenizer(tokenizer_directory(directory) if is_run(directory) else directory)
 
 
 def save_pretrained(

@@ -173,7 +173,7 @@ def _format(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _reading(path: str) -> Iterator[IO[bytes]]:
+def reading(path: str) -> Iterator[IO[bytes]]:
     opener = _OPENERS.get(os.path.splitext(path)[1], open)
     try:
         with opener(path, "rb") as stream:
@@ -183,7 +183,7 @@ def _reading(path: str) -> Iterator[IO[bytes]]:
 
 
 def _file_document(path: str, report: CorpusReport) -> Iterator[tuple[str, Iterator[str]]]:
-    with _reading(path) as stream:
+    with reading(path) as stream:
         yield path, _decoded(stream, path, report)
 
 
@@ -216,7 +216,7 @@ def _json_documents(
     path: str, text_field: str, max_megabytes: float, report: CorpusReport
 ) -> Iterator[tuple[str, Iterator[str]]]:
     limit = int(max_megabytes * 1e6)
-    with _reading(path) as stream:
+    with reading(path) as stream:
         for number in itertools.count(1):
             raw = stream.readline(limit + 1)
             if not raw:

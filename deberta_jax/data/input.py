@@ -16,7 +16,7 @@ from deberta_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 # Grain's ranges end somewhere; no run gets this far.
-_FOREVER = 1 << 48
+FOREVER = 1 << 48
 
 
 def train_batches(
@@ -53,8 +53,8 @@ def train_batches(
         first = step * batch_size + rows.first_row
         return rows.batch(step, [int(order[first + row]) for row in range(rows.count)])
 
-    steps = grain.MapDataset.range(start_step, _FOREVER).map(batch_at)
-    return iter(_prefetched(steps, config.prefetch))
+    steps = grain.MapDataset.range(start_step, FOREVER).map(batch_at)
+    return iter(prefetched(steps, config.prefetch))
 
 
 def validation_batches(
@@ -85,7 +85,7 @@ def validation_batches(
         return rows.batch(index, range(min(first, total), min(first + rows.count, total)))
 
     indices = grain.MapDataset.range(min(num_batches or available, available))
-    return iter(_prefetched(indices.map(batch_at), config.prefetch))
+    return iter(prefetched(indices.map(batch_at), config.prefetch))
 
 
 def steps_per_epoch(prepared: PreparedData, batch_size: int) -> float:
@@ -158,7 +158,8 @@ class _Rows:
         return {**masked, "segment_ids": segment_ids_BL, "position_ids": positions_BL}
 
 
-def _prefetched(batches: grain.MapDataset, ahead: int) -> grain.IterDataset:
+def prefetched(batches: grain.MapDataset, ahead: int) -> grain.IterDataset:
+    """The batches in order, `ahead` of them made before they are asked for."""
     threads = min(ahead, available_cores())
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     return batches.to_iter_dataset(options)

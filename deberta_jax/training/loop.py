@@ -10,6 +10,7 @@ import jax
 
 from deberta_jax.parallel import sharding
 from deberta_jax.training import summary
+from deberta_jax.training.best import Best
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.curves import plot_curves
 from deberta_jax.training.metrics import read_metrics
@@ -22,7 +23,7 @@ def train(
     config,
     workdir: Path,
     train_batches: Callable[[int], Iterator[dict]],
-    eval_batches: Callable[[], Iterator[dict]],
+    measure: Callable[[object], dict[str, float]],
     flops_per_token: float,
     initial_params=None,
 ) -> dict[str, float] | None:
@@ -33,7 +34,7 @@ def train(
         config: a `deberta_jax.config.Config`; read are `seed` and `train`.
         workdir: where checkpoints, metrics and curves go.
         train_batches: `step -> iterator` of this process's rows of the batches after that step.
-        eval_batches: `() -> iterator` of this process's rows of the held-out batches.
+        measure: `params -> {"eval/" + metric: value}`, the held-out metrics.
         flops_per_token: model FLOPs of a training token, for the MFU.
         initial_params: `() -> parameters` to begin with; None for random ones.
 
@@ -45,7 +46,10 @@ def train(
         print(summary.describe(plan, config.train.batch_size, flops_per_token))
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     restored = checkpoints.restore(plan.abstract)
-    if restored and restored.input["next_step"] >= clockwork.total_steps:
+    best = Best(config.train.best_metric, config.train.patience)
+    best.restore(restored and restored.clock.get("best"))
+    checkpoints.keep(best.step)
+    if restored and (best.exhausted or restored.input["next_step"] >= clockwork.total_steps):
         checkpoints.close()
         return _already_done(workdir, restored.input["next_step"])
     if restored:
@@ -62,6 +66,7 @@ def train(
         clock = {
             "seconds": time.monotonic() - started,
             "tokens": step * clockwork.tokens_per_step,
+            "best": best.state,
         }
         checkpoints.save(step, state, position, clock)
 
@@ -71,32 +76,40 @@ def train(
     try:
         with sharding.on(mesh), _told_to_stop() as told:
             batches = train_batches(first_step)
-            while step < total:
-                state, metrics = plan.train_step(state, sharding.to_devices(next(batches), mesh))
+            done = False
+            while not done:
+                batch = sharding.to_devices(next(batches), mesh)
+                state, metrics = plan.train_step(state, batch)
                 # The step before is reported only now that the devices are busy with this one.
                 if _due(step, every["log"]):
                     recorder.report()
                 step += 1
-                recorder.add(step, metrics)
+                recorder.add(step, metrics, tuple(rows.shape for rows in batch.values()))
 
                 done = step == total
                 stop = not done and (told() or checkpoints.reached_preemption(step))
-                measure = done or _due(step, every["eval"])
-                if measure or stop or _due(step, every["checkpoint"]):
+                measured = done or _due(step, every["eval"])
+                if measured or stop or _due(step, every["checkpoint"]):
                     recorder.report()
                 with recorder.paused():
-                    if measure:
-                        metrics = plan.evaluate(state.params, eval_batches())
+                    better = False
+                    if measured:
+                        metrics = measure(state.params)
                         recorder.held_out(step, metrics)
+                        better = best.update(step, metrics)
+                        checkpoints.keep(best.step)
+                        done = done or best.exhausted
                         held_out = metrics if done else None
                     # After the metrics: what a checkpoint holds has always been reported.
-                    if done or stop or _due(step, every["checkpoint"]):
+                    if done or stop or better or _due(step, every["checkpoint"]):
                         save(step)
                 if stop:
                     break
         checkpoints.wait()
         if jax.process_index() == 0:
             plot_curves(workdir)
+        if best.exhausted:
+            recorder.note(f"stopped early at step {step}: the best was at step {best.step}")
         if not held_out:
             recorder.note(f"stopped after step {step}; the same command goes on from there")
         return held_out

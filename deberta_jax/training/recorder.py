@@ -38,21 +38,33 @@ class Recorder:
         self._peak = peak and peak * mesh.size
         self.note(f"peak for MFU: {self._peak / 1e12:,.2f} TFLOP/s, {source}" if peak else "")
         self._since, self._paused, self._untimed = None, 0.0, 0
+        self._added, self._compiled = 0.0, set()
 
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Keeps one step's metrics; nothing is fetched yet."""
+    def add(self, step: int, metrics: dict[str, jax.Array], shapes: tuple = ()) -> None:
+        """Keeps one step's metrics; nothing is fetched yet.
+
+        The first step of a session with a batch of some shapes compiles: it is left out of speeds.
+        """
         self._step = step
         self._pending.append(metrics)
-        if self._since is None:  # the first step of a session compiles: it is left out of speeds
+        if shapes not in self._compiled:
+            self._compiled.add(shapes)
             jax.block_until_ready(metrics)
-            self._since, self._paused, self._untimed = time.perf_counter(), 0.0, 1
+            now = time.perf_counter()
+            if self._since is None:
+                self._since = now
+            else:
+                self._paused += now - self._added
+            self._untimed += 1
+        self._added = time.perf_counter()
 
     @contextmanager
     def paused(self):
         """Time inside (evaluation, checkpoints) counts for no step."""
         start = time.perf_counter()
         yield
-        self._paused += time.perf_counter() - start
+        self._added = time.perf_counter()
+        self._paused += self._added - start
 
     def report(self) -> None:
         """Writes the means of the steps since the last report, and moves the progress line.

@@ -18,7 +18,7 @@ from absl import flags
 from deberta_jax import command, objectives, results
 from deberta_jax.config import Config
 from deberta_jax.data.masking import derive_seed
-from deberta_jax.data.tasks import TASKS
+from deberta_jax.data.tasks import TASKS, scores
 from deberta_jax.data.tasks.batches import Batches, choose_lengths
 from deberta_jax.data.tasks.encoded import Encoded
 from deberta_jax.data.tasks.sources import read_rows
@@ -87,10 +87,9 @@ def main(parsed) -> None:
     session = open_session(config)
     found = {}
     for seed in range(config.seed, config.seed + parsed.seeds):
-        scores = run(session, seed, workdir / f"seed_{seed}")
-        if scores is None:  # told to stop
+        found[seed] = run(session, seed, workdir / f"seed_{seed}")
+        if found[seed] is None:  # told to stop
             return
-        found[seed] = scores
     if jax.process_index() == 0:
         results.write(workdir, config.task.name, found)
         print(results.of_task(workdir))
@@ -111,6 +110,7 @@ def open_session(config: Config) -> Session:
     for field in ("train", "validation"):
         if not getattr(config.task, field):
             raise UserError(f"task.{field} is empty; it names the examples (a file, or tfds:...)")
+    scores.check(config.objective, config.task.scores)
     stated, tensors = read_checkpoint(config.train.init)
     tokenizer = tokenizer_of(config.train.init)
     _check_limits(config, stated, tokenizer)
@@ -168,10 +168,14 @@ def _named(sources, field) -> list[tuple[str, str]]:
 def _resolved(config: Config, stated: ModelConfig, task, validation) -> Config:
     """The config with what the checkpoint and the examples decide."""
     own = {name: getattr(config.model, name) for name in _RUN_FIELDS}
-    first = _metric(next(iter(validation)), config.task.scores[0])
+    measured = [_metric(name, s) for name in validation for s in (*config.task.scores, "loss")]
     settings = config.train
     if not settings.best_metric:
-        settings = dataclasses.replace(settings, best_metric=first)
+        settings = dataclasses.replace(settings, best_metric=measured[0])
+    if settings.best_metric not in measured:
+        raise UserError(
+            f"train.best_metric is {settings.best_metric!r}; measured are {', '.join(measured)}"
+        )
     return dataclasses.replace(
         config,
         model=dataclasses.replace(stated, **own),
@@ -252,11 +256,11 @@ def run(session: Session, seed: int, workdir: Path) -> dict[str, float] | None:
         return None
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step, params = checkpoints.restore_params(plan.abstract.params, checkpoints.best())
-    scores, predictions = measure(session, objective, predict, params)
+    measured, predictions = measure(session, objective, predict, params)
     if jax.process_index() == 0:
         write_predictions(session, predict, params, predictions, workdir)
-        results.write_one(workdir, step, scores)
-    return scores
+        results.write_one(workdir, step, measured)
+    return measured
 
 
 def initial_params(session: Session, objective, seed: int):

@@ -151,9 +151,11 @@ class PretrainedTokenizer:
             texts, self._backend.encode_batch(list(texts), add_special_tokens=False), strict=True
         ):
             spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
-            for span in spans:
+            for token, span in zip(encoding.ids, spans, strict=True):
                 while span[0] < span[1] and text[span[0]].isspace():
                     span[0] += 1
+                if self.pieces[token] == SPACE:  # put before the text, it claims a letter
+                    span[1] = span[0]
             found.append((np.array(encoding.ids, np.int32), spans))
         return found
 

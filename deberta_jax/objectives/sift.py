@@ -68,15 +68,22 @@ def adversarial_divergence(logits_of, clean_logits, divergence, weights, shape, 
         rng: of the perturbation and of the perturbed passes' dropout.
         config: how far to go.
     """
-    noise_rng, *pass_rngs = jax.random.split(rng, config.sift_steps + 2)
+    noise_rng, last_rng, *rngs = jax.random.split(rng, config.sift_steps + 2)
 
     def apart(delta_BLE, given, pass_rng):
         with perturbed(delta_BLE):
             return divergence(logits_of(pass_rng), given)
 
-    delta_BLE = first_perturbation(noise_rng, shape, config)
-    fixed = jax.lax.stop_gradient(clean_logits)
-    for pass_rng in pass_rngs[:-1]:
-        gradient = jax.grad(lambda d, r: jnp.sum(apart(d, fixed, r) * weights))(delta_BLE, pass_rng)
-        delta_BLE = ascended(delta_BLE, gradient, config)
-    return apart(jax.lax.stop_gradient(delta_BLE), clean_logits, pass_rngs[-1])
+    def gain(delta_BLE, pass_rng):
+        return jnp.sum(apart(delta_BLE, jax.lax.stop_gradient(clean_logits), pass_rng) * weights)
+
+    delta_BLE = worst_perturbation(gain, first_perturbation(noise_rng, shape, config), rngs, config)
+    return apart(delta_BLE, clean_logits, last_rng)
+
+
+def worst_perturbation(gain, delta_BLE, rngs, config: FinetuneConfig):
+    """The perturbation after an ascent step of `gain(delta, rng)` for each of `rngs`."""
+    for pass_rng in rngs:
+        gradient_BLE = jax.grad(gain)(delta_BLE, pass_rng)
+        delta_BLE = ascended(delta_BLE, gradient_BLE, config)
+    return jax.lax.stop_gradient(delta_BLE)

@@ -9,22 +9,26 @@ import collections
 import re
 import string
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from deberta_jax.errors import UserError
 
+# The scores of each objective's predictions.
+KNOWN = {
+    "classification": ("accuracy", "f1", "macro_f1", "matthews"),
+    "regression": ("pearson", "spearman"),
+    "multiple_choice": ("accuracy",),
+    "span": ("f1", "exact_match"),
+    "token_classification": ("f1", "precision", "recall", "accuracy"),
+}
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = set(string.punctuation)
 
 
 def of_classes(names: Sequence[str], labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    """Scores of classes, int [N]: accuracy, f1 (of class 1), macro_f1, matthews.
-
-    Raises:
-        UserError: a name is none of these.
-    """
+    """Scores of classes, int [N]: accuracy, f1 (of class 1), macro_f1, matthews."""
     from sklearn import metrics
 
     known = {
@@ -33,15 +37,11 @@ def of_classes(names: Sequence[str], labels: np.ndarray, found: np.ndarray) -> d
         "macro_f1": lambda: metrics.f1_score(labels, found, average="macro", zero_division=0),
         "matthews": lambda: metrics.matthews_corrcoef(labels, found),
     }
-    return _chosen(names, known)
+    return {name: float(known[name]()) for name in names}
 
 
 def of_numbers(names: Sequence[str], labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    """Scores of numbers, float [N]: pearson, spearman. Constant predictions correlate by 0.
-
-    Raises:
-        UserError: a name is none of these.
-    """
+    """Scores of numbers, float [N]: pearson, spearman. Constant predictions correlate by 0."""
     from scipy import stats
 
     def correlation(function):
@@ -54,17 +54,13 @@ def of_numbers(names: Sequence[str], labels: np.ndarray, found: np.ndarray) -> d
         "pearson": lambda: correlation(stats.pearsonr),
         "spearman": lambda: correlation(stats.spearmanr),
     }
-    return _chosen(names, known)
+    return {name: float(known[name]()) for name in names}
 
 
 def of_tags(
     names: Sequence[str], labels: list[list[str]], found: list[list[str]]
 ) -> dict[str, float]:
-    """Scores of whole spans (CoNLL's rules): f1, precision, recall; and accuracy of the tags.
-
-    Raises:
-        UserError: a name is none of these.
-    """
+    """Scores of whole spans (CoNLL's rules): f1, precision, recall; and accuracy of the tags."""
     from seqeval import metrics
 
     def quietly(function):
@@ -78,14 +74,15 @@ def of_tags(
         "recall": lambda: quietly(metrics.recall_score),
         "accuracy": lambda: quietly(metrics.accuracy_score),
     }
-    return _chosen(names, known)
+    return {name: float(known[name]()) for name in names}
 
 
-def _chosen(names: Sequence[str], known: dict[str, Callable]) -> dict[str, float]:
-    for name in names:
+def check(objective: str, names: Sequence[str]) -> None:
+    """Raises `UserError` unless all of `names` are scores of the objective's predictions."""
+    known = KNOWN[objective]
+    for name in names or ("",):
         if name not in known:
             raise UserError(f"task.scores has {name!r}; here it may have {', '.join(known)}")
-    return {name: float(known[name]()) for name in names}
 
 
 def of_answers(answers: Sequence[Sequence[str]], found: Sequence[str]) -> dict[str, float]:

@@ -5,8 +5,10 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from deberta_jax.data.corpora import reading
 from deberta_jax.errors import UserError
@@ -210,7 +212,7 @@ def _tfds_rows(source: str) -> Iterator[Row]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"{source} cannot be had ({reason}); or name local files") from error
     for index, record in enumerate(data):
-        values = {k: _plain(v, builder.info.features.get(k)) for k, v in record.items()}
+        values = {k: _plain(v, builder.info.features[k]) for k, v in record.items()}
         yield from _with_its_questions(Row(f"{source}[{index}]", values))
 
 
@@ -224,23 +226,22 @@ def _tfds_builder(tfds, name: str):
 
 def _plain(value, feature):
     """A value of TFDS as a file would hold it: text, not bytes; a class's name, not its number."""
-    if hasattr(feature, "int2str"):
-        return feature.int2str(int(value)) if value >= 0 else None
-    inner = getattr(feature, "feature", None)
     if isinstance(value, dict):
-        return {k: _plain(v, _inner(feature, inner, k)) for k, v in value.items()}
+        return {name: _plain(item, _field(feature, name)) for name, item in value.items()}
     if isinstance(value, bytes):
         return value.decode()
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(item, inner) for item in value]
+    if np.ndim(value) or isinstance(value, list | tuple):
+        return [_plain(item, getattr(feature, "feature", feature)) for item in value]
+    if hasattr(feature, "int2str"):
+        return feature.int2str(int(value)) if value >= 0 else None
     return value.item() if hasattr(value, "item") else value
 
 
-def _inner(feature, inner, name):
-    for holder in (feature, inner):
-        if hasattr(holder, "keys") and name in list(holder):
-            return holder[name]
-    return None
+def _field(feature, name):
+    try:
+        return feature[name]
+    except (KeyError, TypeError):
+        return None
 
 
 _READERS = {

@@ -117,4 +117,4 @@ def test_the_best_threshold_is_the_best_of_all(seed):
 
 def test_a_score_that_there_is_not_is_named():
     with pytest.raises(UserError, match=r"task\.scores has 'bleu'; here it may have accuracy"):
-        scores.of_classes(("bleu",), np.array([0, 1]), np.array([0, 1]))
+        scores.check("classification", ("accuracy", "bleu"))

@@ -89,7 +89,7 @@ class _Graph:
 
     def constant(self, value) -> str:
         name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def model(self, task: str | None, output: str) -> list:
@@ -97,7 +97,7 @@ class _Graph:
         ids, mask = "input_ids", "attention_mask"
         if task == "multiple_choice":
             shape = self.node("Shape", ids)
-            flat = self.node("Concat", _ints(-1), self.node("Slice", shape, *_ints(2, 3)), axis=0)
+            flat = self.node("Concat", *_ints(-1), self.node("Slice", shape, *_ints(2, 3)), axis=0)
             ids, mask = (self.node("Reshape", x, flat) for x in (ids, mask))
         hidden = self.encoder(ids, mask)
         width = self.config.hidden_size

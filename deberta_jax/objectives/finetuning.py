@@ -39,13 +39,15 @@ class FineTuning:
     """
 
     def __init__(self, config: ModelConfig, name: str, num_labels: int, settings: FinetuneConfig):
-        """`name` is a key of `KINDS`."""
+        """`name` is a key of `KINDS`; `num_labels` counts where the task has classes."""
         kind = KINDS[name]
         self.config, self.head, self._criterion = config, kind.head, kind.criterion
         self._settings, self._choices = settings, kind.head == "multiple_choice"
         options = {}
         if kind.head != "question_answering":
-            options = {"num_labels": num_labels, "classifier_dropout": settings.classifier_dropout}
+            options["classifier_dropout"] = settings.classifier_dropout
+        if kind.head in ("sequence_classification", "token_classification"):
+            options["num_labels"] = num_labels
         self.model = TASKS[kind.head](config, deterministic=True, **options)
         self._train = TASKS[kind.head](config, deterministic=False, **options)
 

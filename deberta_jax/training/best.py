@@ -24,6 +24,10 @@ class Best:
     value: float | None = None
     since: int = 0
 
+    def __post_init__(self):
+        if self.patience and not self.metric:
+            raise UserError(f"train.patience is {self.patience}; it needs a train.best_metric")
+
     def update(self, step: int, metrics: dict[str, float]) -> bool:
         """Takes an evaluation; whether it is the best so far. The earlier of two equal ones is.
 

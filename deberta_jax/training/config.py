@@ -65,7 +65,5 @@ class TrainConfig:
     prng: str = "threefry2x32"
 
     def __post_init__(self):
-        if self.patience and not self.best_metric:
-            raise UserError(f"train.patience is {self.patience}; it needs a train.best_metric")
         if self.prng not in ("threefry2x32", "rbg"):
             raise UserError(f"train.prng is {self.prng!r}; it must be 'threefry2x32' or 'rbg'")

@@ -28,5 +28,7 @@ def test_of_losses_the_smaller_is_better_and_a_session_goes_on_where_it_stood():
 def test_without_a_metric_nothing_is_compared_and_an_unknown_one_is_named():
     best = Best("")
     assert not best.update(1, {"eval/loss": 1.0}) and not best.exhausted and best.step is None
+    with pytest.raises(UserError, match=r"patience is 3; it needs a train\.best_metric"):
+        Best("", patience=3)
     with pytest.raises(UserError, match="best_metric is 'eval/f1'; measured are eval/loss"):
         Best("eval/f1").update(1, {"eval/loss": 1.0})

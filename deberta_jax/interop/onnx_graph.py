@@ -23,7 +23,7 @@ _OPSET, _IR_VERSION = 20, 9
 # Weights beyond it go to a file beside the graph: a protobuf ends at 2 GB.
 _LARGEST_FILE = 1 << 30
 _MASKED = np.float32(np.finfo(np.float32).min)
-_HEADS = (
+HEADS = (
     None, "sequence_classification", "token_classification", "question_answering",
     "multiple_choice",
 )  # fmt: skip
@@ -52,8 +52,8 @@ def write_onnx(
     Raises:
         UserError: there is no such head here.
     """
-    if task not in _HEADS:
-        raise UserError(f"ONNX export has no head of {task}; it has {', '.join(map(str, _HEADS))}")
+    if task not in HEADS:
+        raise UserError(f"ONNX export has no head of {task}; it has {', '.join(map(str, HEADS))}")
     graph = _Graph(config, tensors, max_length)
     axes = ["batch", "choices", "length"] if task == "multiple_choice" else ["batch", "length"]
     inputs = [

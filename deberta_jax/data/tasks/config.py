@@ -39,7 +39,7 @@ class TaskConfig:
     # questions are read in several windows).
     max_length: int = 128
     # Lengths that batches are padded to, at most. Each is compiled once.
-    buckets: int = 4
+    buckets: int = 6
     # Questions: tokens that two neighbouring windows of a context share.
     stride: int = 128
     # Questions: tokens of the longest question; a longer one is cut.

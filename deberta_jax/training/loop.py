@@ -79,12 +79,13 @@ def train(
             done = False
             while not done:
                 batch = sharding.to_devices(next(batches), mesh)
-                state, metrics = plan.train_step(state, batch)
+                with recorder.starting(tuple(rows.shape for rows in batch.values())):
+                    state, metrics = plan.train_step(state, batch)
                 # The step before is reported only now that the devices are busy with this one.
                 if _due(step, every["log"]):
                     recorder.report()
                 step += 1
-                recorder.add(step, metrics, tuple(rows.shape for rows in batch.values()))
+                recorder.add(step, metrics)
 
                 done = step == total
                 stop = not done and (told() or checkpoints.reached_preemption(step))

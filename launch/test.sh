@@ -4,7 +4,7 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # libtpu compiles for TPUs on any machine.
-install_environment demo,dev,parity,tpu,search
+install_environment demo,dev,finetune,parity,search,tpu
 # The original layers, for the parity tests; what its package asks for beside torch is not needed.
 .venv/bin/python -m pip show --quiet DeBERTa 2> /dev/null ||
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps DeBERTa==0.1.12

@@ -16,7 +16,7 @@ from deberta_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 # Grain's ranges end somewhere; no run gets this far.
-_FOREVER = 1 << 48
+FOREVER = 1 << 48
 
 
 def train_batches(
@@ -52,8 +52,8 @@ def train_batches(
     def batch_at(step: int) -> Batch:
         return own.batch(step, lambda row: int(order[step * batch_size + row]))
 
-    steps = grain.MapDataset.range(start_step, _FOREVER).map(batch_at)
-    return iter(_prefetched(steps, config.prefetch))
+    steps = grain.MapDataset.range(start_step, FOREVER).map(batch_at)
+    return iter(prefetched(steps, config.prefetch))
 
 
 def validation_batches(
@@ -83,7 +83,7 @@ def validation_batches(
         return own.batch(index, lambda row: first + row if first + row < total else None)
 
     indices = grain.MapDataset.range(min(num_batches or available, available))
-    return iter(_prefetched(indices.map(batch_at), config.prefetch))
+    return iter(prefetched(indices.map(batch_at), config.prefetch))
 
 
 def batch_shapes(
@@ -172,7 +172,8 @@ class _Rows:
         return {**masked, **places}
 
 
-def _prefetched(batches: grain.MapDataset, ahead: int) -> grain.IterDataset:
+def prefetched(batches: grain.MapDataset, ahead: int) -> grain.IterDataset:
+    """The batches in order, `ahead` of them made before they are asked for."""
     threads = min(ahead, available_cores())
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     return batches.to_iter_dataset(options)

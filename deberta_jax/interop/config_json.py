@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from deberta_jax.errors import UserError
@@ -18,6 +19,8 @@ _ARCHITECTURES = {
     "question_answering": "ForQuestionAnswering",
     "multiple_choice": "ForMultipleChoice",
 }
+# The tasks whose number of labels the file states.
+CLASSIFIERS = ("sequence_classification", "token_classification")
 _FAMILIES = {"deberta": "Deberta", "deberta-v2": "DebertaV2"}
 # Fields that mean the same and are named the same in `config.json` and in `ModelConfig`.
 _SHARED = (
@@ -148,7 +151,13 @@ def config_json(config: ModelConfig, task: str | None = "masked_lm", num_labels:
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
-    if task in ("sequence_classification", "token_classification"):
-        stated["id2label"] = {str(label): f"LABEL_{label}" for label in range(num_labels)}
-        stated["label2id"] = {f"LABEL_{label}": label for label in range(num_labels)}
+    if task in CLASSIFIERS:
+        stated |= label_fields([f"LABEL_{label}" for label in range(num_labels)])
     return stated
+
+
+def label_fields(names: Sequence[str]) -> dict:
+    """How `config.json` names a classifier's labels; "a|b" is named a."""
+    names = [name.split("|")[0] for name in names]
+    places = {name: place for place, name in enumerate(names)}
+    return {"id2label": {str(place): name for name, place in places.items()}, "label2id": places}

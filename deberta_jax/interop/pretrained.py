@@ -1,6 +1,7 @@
 """Released tensors to our parameters and back: every one accounted for, no value changed."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from deberta_jax.errors import UserError
-from deberta_jax.interop.config_json import write_config
+from deberta_jax.interop.config_json import CLASSIFIERS, label_fields, write_config
 from deberta_jax.interop.files import write_tensors
 from deberta_jax.interop.names import HEAD_NAMES, POSITION_TABLE, entries
 from deberta_jax.model.config import ModelConfig
@@ -60,15 +61,22 @@ def save(
     params,
     dtype: str = "float32",
     max_shard_bytes: int = 5 * 10**9,
+    label_names: Sequence[str] = (),
 ) -> None:
-    """Writes `model.safetensors` and `config.json`, which `transformers` reads too."""
+    """Writes `model.safetensors` and `config.json`, which `transformers` reads too.
+
+    `label_names` are a classifier's, in the order of its outputs.
+    """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: x.astype(DTYPES[dtype]) for name, x in to_state_dict(model, params).items()}
     write_tensors(tensors, directory, max_shard_bytes)
     labels = getattr(model, "num_labels", 2)
-    write_config(model.config, directory, task_of(model), labels, dtype)
+    spelling = {}
+    if task_of(model) in CLASSIFIERS and len(label_names) == labels:
+        spelling = label_fields(label_names)
+    write_config(model.config, directory, task_of(model), labels, dtype, **spelling)
 
 
 def to_state_dict(model: Deberta, params) -> dict[str, np.ndarray]:
@@ -91,22 +99,36 @@ def from_state_dict(
     """Our parameters from a state dict with released names; see `build` for the arguments."""
     task, config = task_of(model), model.config
     wanted = {entry.key: entry for entry in entries(config, task)}
-    ids = jnp.ones((1, 1, 8) if task == "multiple_choice" else (1, 8), jnp.int32)
-
-    def init(rng):
-        return nn.unbox(model.init(rng, ids))["params"]
-
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    flat = {path: np.zeros(leaf.shape, np.float32) for path, leaf in _by_path(shapes).items()}
+    like = _shapes(model)
+    flat = {path: np.zeros(leaf.shape, np.float32) for path, leaf in _by_path(like).items()}
     _check(wanted, tensors, flat, tuple(new), tuple(ignore))
     if any(key not in tensors for key in wanted):
-        fresh = jax.jit(init)(jax.random.key(seed))
+        fresh = jax.jit(functools.partial(_init, model))(jax.random.key(seed))
         flat = {path: np.array(leaf) for path, leaf in _by_path(fresh).items()}
     for key, entry in wanted.items():
         if key in tensors:
             part = flat[entry.path][entry.part]
             flat[entry.path][entry.part or ...] = entry.layout.to_ours(tensors[key], part.shape)
-    return jax.tree.unflatten(jax.tree.structure(shapes), flat.values())
+    return jax.tree.unflatten(jax.tree.structure(like), flat.values())
+
+
+def shapes(model: Deberta) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of such a model's checkpoint, by its released name."""
+    leaves = {path: np.zeros(leaf.shape, bool) for path, leaf in _by_path(_shapes(model)).items()}
+    return {
+        entry.key: entry.layout.to_theirs(leaves[entry.path][entry.part]).shape
+        for entry in entries(model.config, task_of(model))
+    }
+
+
+def _shapes(model: Deberta):
+    """Shapes and types of the model's parameters."""
+    return jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+
+
+def _init(model: Deberta, rng):
+    ids = jnp.ones((1, 1, 8) if task_of(model) == "multiple_choice" else (1, 8), jnp.int32)
+    return nn.unbox(model.init(rng, ids))["params"]
 
 
 def _by_path(tree) -> dict:
@@ -117,7 +139,7 @@ def _by_path(tree) -> dict:
 
 def _label_options(task, tensors, num_labels) -> dict:
     """The labels of a classifier: as asked for, else as many as the file's has."""
-    if task not in ("sequence_classification", "token_classification"):
+    if task not in CLASSIFIERS:
         return {}
     stored = tensors.get("classifier.bias")
     return {"num_labels": num_labels or (2 if stored is None else len(stored))}

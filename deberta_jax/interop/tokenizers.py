@@ -139,6 +139,26 @@ class PretrainedTokenizer:
         encoded = self._backend.encode_batch_fast(inputs, add_special_tokens=add_special_tokens)
         return [np.array(encoding.ids, np.int32) for encoding in encoded]
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(int32 ids [n], int32 characters [n, 2]) of each text, without special tokens.
+
+        A token is the characters from its first number up to its second, a blank before the word
+        left out.
+        """
+        _refuse_surrogates(texts)
+        found = []
+        for text, encoding in zip(
+            texts, self._backend.encode_batch(list(texts), add_special_tokens=False), strict=True
+        ):
+            spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+            for token, span in zip(encoding.ids, spans, strict=True):
+                while span[0] < span[1] and text[span[0]].isspace():
+                    span[0] += 1
+                if self.pieces[token] == SPACE:  # put before the text, it claims a letter
+                    span[1] = span[0]
+            found.append((np.array(encoding.ids, np.int32), spans))
+        return found
+
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`. Spaces before punctuation stay, whatever the settings say."""
         return self._backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens)

@@ -33,3 +33,12 @@ def masked_lm_flops(config: ModelConfig, length: int, predictions: int) -> float
         forward += layer_flops(config, predictions, length, kv_projections=decoding == 0)
     forward += 2 * config.hidden_size * (config.hidden_size + config.vocab_size) * predictions
     return 3 * forward
+
+
+def encoder_flops(config: ModelConfig, length: int) -> float:
+    """FLOPs of one sequence of a training step of the encoder under a small head: three times the
+    forward pass. The head, once a sequence or two numbers a token, is left out."""
+    forward = config.num_hidden_layers * layer_flops(config, length, length)
+    if config.conv_kernel_size:
+        forward += 2 * config.conv_kernel_size * config.hidden_size**2 * length
+    return 3 * forward

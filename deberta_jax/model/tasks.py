@@ -21,16 +21,23 @@ class Pooler(nn.Module):
         return ACTIVATIONS["gelu"](dense(hidden_BLE[:, 0]))
 
 
+def classifier_dropout(model) -> nn.Dropout:
+    """The dropout before a classifier: its own rate, or else that of the hidden states."""
+    rate = model.classifier_dropout
+    return nn.Dropout(model.config.hidden_dropout_prob if rate is None else rate)
+
+
 class DebertaForSequenceClassification(Deberta):
     """Logits [B, labels] of a text, or of a pair of texts; one label for regression."""
 
     num_labels: int = 2
+    classifier_dropout: float | None = None
 
     def setup(self):
         super().setup()
         self.pooler = Pooler(self.config)
         self.classifier = Dense(self.config, self.num_labels, ("embed", None))
-        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.dropout = classifier_dropout(self)
 
     def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
         hidden_BLE = self.encode(input_ids_BL, attention_mask_BL, position_ids_BL)
@@ -55,11 +62,12 @@ class DebertaForTokenClassification(Deberta):
     """Logits [B, L, labels] of every token."""
 
     num_labels: int = 2
+    classifier_dropout: float | None = None
 
     def setup(self):
         super().setup()
         self.classifier = Dense(self.config, self.num_labels, ("embed", None))
-        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.dropout = classifier_dropout(self)
 
     def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
         hidden_BLE = self.encode(input_ids_BL, attention_mask_BL, position_ids_BL)

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+import flax.linen as nn
 import jax
 
 from deberta_jax.errors import UserError
@@ -18,8 +19,14 @@ class Objective(Protocol):
     batch and a whole evaluation.
     """
 
+    # The model without dropout, as a checkpoint of it is loaded.
+    model: nn.Module
+
     def init(self, rng: jax.Array) -> Any:
         """Parameters, boxed with their logical axes."""
+
+    def depths(self, params) -> Any:
+        """How deep each parameter lies, a tree like `params`: what `layer_decay` goes by."""
 
     def weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """What the sums of this batch are to be divided by."""
@@ -34,12 +41,13 @@ class Objective(Protocol):
         """Model FLOPs of one token of a training step, forward and backward."""
 
 
-def make(config, unigram_counts) -> Objective:
+def make(config, unigram_counts=None) -> Objective:
     """The objective that `config.objective` names.
 
     Args:
         config: a `deberta_jax.config.Config`.
-        unigram_counts: int64 [vocabulary], how often each ordinary token occurs in the corpus.
+        unigram_counts: int64 [vocabulary], how often each ordinary token occurs in the corpus;
+            for objectives that pre-train.
     """
     if config.objective == "mlm":
         from deberta_jax.objectives.mlm import MaskedLanguageModelling
@@ -53,4 +61,10 @@ def make(config, unigram_counts) -> Objective:
         from deberta_jax.objectives.mlm_clm import MaskedAndCausalLanguageModelling
 
         return MaskedAndCausalLanguageModelling(config.model, unigram_counts)
-    raise UserError(f"objective is {config.objective!r}; it must be one of 'mlm', 'clm', 'mlm_clm'")
+    from deberta_jax.objectives.finetuning import KINDS, FineTuning
+
+    if config.objective in KINDS:
+        labels = len(config.task.labels) or 1
+        return FineTuning(config.model, config.objective, labels, config.finetune)
+    known = ", ".join(map(repr, ("mlm", "clm", "mlm_clm", *KINDS)))
+    raise UserError(f"objective is {config.objective!r}; it must be one of {known}")

@@ -6,6 +6,7 @@ import numpy as np
 
 from deberta_jax.kernels.cross_entropy import cross_entropy
 from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.depth import depths
 from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.model.layers import VOCABULARY_TABLE
 from deberta_jax.parallel.layout import splitting_axes
@@ -22,15 +23,18 @@ class TokenPrediction:
         """`unigram_counts`: token frequencies, for the baseline that knows nothing else."""
         self.config = config
         self._train = DebertaForMaskedLM(config, deterministic=False)
-        self._evaluate = DebertaForMaskedLM(config, deterministic=True)
+        self.model = DebertaForMaskedLM(config, deterministic=True)
         self._unigram_loss_V = None
         if unigram_counts is not None:
             self._unigram_loss_V = unigram_cross_entropy(unigram_counts)
 
     def init(self, rng):
         tokens_BL, masked_BP = jnp.ones((1, 8), jnp.int32), jnp.ones((1, 2), jnp.int32)
-        variables = self._evaluate.init(rng, tokens_BL, tokens_BL, tokens_BL, masked_BP)
+        variables = self.model.init(rng, tokens_BL, tokens_BL, tokens_BL, masked_BP)
         return variables["params"]
+
+    def depths(self, params):
+        return depths(self.config, params)
 
     def logits(self, params, batch, rng=None):
         """Logits [B, P, V] at the places of `masked_positions`; with dropout if there is an rng."""
@@ -50,7 +54,7 @@ class TokenPrediction:
         return sums
 
     def _apply(self, params, batch, rng, method):
-        model = self._evaluate if rng is None else self._train
+        model = self.model if rng is None else self._train
         return model.apply(
             {"params": params},
             batch["input_ids"],

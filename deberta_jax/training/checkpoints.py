@@ -1,5 +1,6 @@
 """Checkpoints of {state, input position, clock}, written in the background by Orbax."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,14 +27,27 @@ class Restored(NamedTuple):
     clock: dict
 
 
+@dataclasses.dataclass
+class _Chosen:
+    """Orbax's policy of keeping some steps; which ones may change."""
+
+    steps: set[int]
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        return [info.step in self.steps for info in checkpoints]
+
+
 class Checkpoints:
     """The `checkpoints` folder of a workdir. A save that was cut short is never read."""
 
     def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False):
+        self._chosen = _Chosen(set())
+        kept = [checkpoint_managers.LatestN(keep), self._chosen]
         manager_options = ocp.CheckpointManagerOptions(
             create=not read_only,
             read_only=read_only,
-            preservation_policy=checkpoint_managers.LatestN(keep),
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
             save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
             # Without an explicit commit file, any folder named by an integer would be the latest.
             atomicity_options=options.AtomicityOptions(mode=options.AtomicityMode.COMMIT_FILE),
@@ -47,6 +61,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint."""
         return self._manager.latest_step()
+
+    def keep(self, step: int | None) -> None:
+        """From now on the checkpoint of `step` stays, whatever comes after it."""
+        self._chosen.steps = set() if step is None else {step}
 
     def save(self, step: int, state, position: dict, clock: dict) -> None:
         """Starts writing; returns once the state is copied off the devices."""
@@ -79,13 +97,22 @@ class Checkpoints:
             raise self._unreadable(step, error) from error
         return Restored(found.state, found.input, found.clock)
 
-    def restore_params(self, abstract_params) -> tuple[int, Any]:
-        """(step, parameters) of the newest checkpoint, without the optimizer's state.
+    def best(self) -> int | None:
+        """The step of the best checkpoint, as the newest one has it (`training.best`)."""
+        if self.latest() is None:
+            return None
+        items = ocp.args.Composite(clock=ocp.args.JsonRestore())
+        return (self._manager.restore(self.latest(), args=items).clock.get("best") or {}).get(
+            "step"
+        )
+
+    def restore_params(self, abstract_params, step: int | None = None) -> tuple[int, Any]:
+        """(step, parameters) of the newest checkpoint, or of `step`'s, without optimizer state.
 
         Raises:
             UserError: there is no checkpoint, or it cannot be read.
         """
-        step = self.latest()
+        step = self.latest() if step is None else step
         if step is None:
             raise UserError(f"{self._directory} holds no checkpoint; train first")
         path = epath.Path(self._directory.absolute()) / str(step) / "state"

@@ -30,6 +30,8 @@ class OptimizerConfig:
     bias_correction: bool = True
     # Decoupled weight decay; never on biases and LayerNorm weights.
     weight_decay: float = 0.01
+    # Factor from a layer's learning rate to that of the layer below it. 1: all learn alike.
+    layer_decay: float = 1.0
     # Largest norm of the whole gradient; a larger one is scaled down. 0: no limit.
     clip_norm: float = 1.0
 
@@ -80,6 +82,10 @@ class TrainConfig:
     checkpoint_every: str = "5k steps"
     # Checkpoints kept, the latest ones.
     keep_checkpoints: int = 2
+    # The held-out metric by which the best checkpoint is kept too ("eval/accuracy"). Empty: none.
+    best_metric: str = ""
+    # Evaluations without a better one after which a run stops early. 0: never.
+    patience: int = 0
     # Random bits: "threefry2x32" (the same on every mesh) or "rbg" (faster, differs by mesh).
     prng: str = "threefry2x32"
 

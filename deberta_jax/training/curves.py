@@ -25,7 +25,7 @@ def plot_curves(workdir: Path) -> Path | None:
 
     panels = [
         ("loss (nats)", ["train/loss", "eval/loss", "eval/unigram_loss"]),
-        ("accuracy", [n for n in _names(lines) if n.endswith("accuracy")]),
+        ("accuracy and scores", [n for n in _names(lines) if _is_score(n)]),
         ("learning rate", ["optim/learning_rate"]),
         ("tokens per second", ["perf/tokens_per_second"]),
     ]
@@ -54,6 +54,12 @@ def _style(name: str) -> dict:
     if name.startswith("eval/"):
         return {"color": "C1", "marker": "o", "markersize": 3}
     return {"color": "C0"}
+
+
+def _is_score(name: str) -> bool:
+    """Whether a metric is a share of something right, the larger the better."""
+    measured = name.startswith(("train/", "eval/"))
+    return measured and not name.endswith(("loss", "sift", "threshold"))
 
 
 def _names(lines) -> list[str]:

@@ -25,6 +25,10 @@ class Clockwork:
     steps_per_epoch: float
     total_steps: int | None = None
 
+    def with_total(self, field: str, duration: str) -> "Clockwork":
+        """The same units for a run of that duration."""
+        return dataclasses.replace(self, total_steps=self.steps(field, duration))
+
     def steps(self, field: str, duration: str) -> int:
         """Steps in `duration`, rounded; at least 1 unless the duration is 0.
 

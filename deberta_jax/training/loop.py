@@ -10,6 +10,7 @@ import jax
 
 from deberta_jax.parallel import sharding
 from deberta_jax.training import summary
+from deberta_jax.training.best import Best
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.curves import plot_curves
 from deberta_jax.training.metrics import read_metrics
@@ -23,7 +24,7 @@ def train(
     config,
     workdir: Path,
     train_batches: Callable[[int], Iterator[dict]],
-    eval_batches: Callable[[], Iterator[dict]],
+    measure: Callable[[object], dict[str, float]],
     flops_per_token: float,
     initial_params=None,
 ) -> dict[str, float] | None:
@@ -34,7 +35,7 @@ def train(
         config: a `deberta_jax.config.Config`; read are `seed`, `train` and `profile`.
         workdir: where checkpoints, metrics and curves go.
         train_batches: `step -> iterator` of this process's rows of the batches after that step.
-        eval_batches: `() -> iterator` of this process's rows of the held-out batches.
+        measure: `params -> {"eval/" + metric: value}`, the held-out metrics.
         flops_per_token: model FLOPs of a training token, for the MFU.
         initial_params: `() -> parameters` to begin with; None for random ones.
 
@@ -46,7 +47,10 @@ def train(
         print(summary.describe(plan, config.train.batch_size, flops_per_token))
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     restored = checkpoints.restore(plan.abstract)
-    if restored and restored.input["next_step"] >= clockwork.total_steps:
+    best = Best(config.train.best_metric, config.train.patience)
+    best.restore(restored and restored.clock.get("best"))
+    checkpoints.keep(best.step)
+    if restored and (best.exhausted or restored.input["next_step"] >= clockwork.total_steps):
         checkpoints.close()
         return _already_done(workdir, restored.input["next_step"])
     if restored:
@@ -67,6 +71,7 @@ def train(
             "tokens": step * clockwork.tokens_per_step,
             "productive": recorder.productive,
             "begun": begun,
+            "best": best.state,
         }
         checkpoints.save(step, state, position, clock)
 
@@ -76,11 +81,14 @@ def train(
     try:
         with sharding.on(mesh), _told_to_stop() as told:
             batches = train_batches(first_step)
-            while step < total:
+            done = False
+            while not done:
                 recorder.note(profiler.before(step, state.step))
                 with recorder.waiting("input"):
                     batch = sharding.to_devices(next(batches), mesh)
-                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                shapes = tuple(rows.shape for rows in batch.values())
+                trace = jax.profiler.StepTraceAnnotation("train", step_num=step)
+                with recorder.starting(shapes), trace:
                     state, metrics = plan.train_step(state, batch)
                 # The step before is reported only now that the devices are busy with this one.
                 if _due(step, every["log"]):
@@ -90,16 +98,20 @@ def train(
 
                 done = step == total
                 stop = not done and (told() or checkpoints.reached_preemption(step))
-                measure = done or _due(step, every["eval"])
-                if measure or stop or _due(step, every["checkpoint"]):
+                measured = done or _due(step, every["eval"])
+                if measured or stop or _due(step, every["checkpoint"]):
                     recorder.report()
-                if measure:
+                better = False
+                if measured:
                     with recorder.waiting("eval"):
-                        metrics = plan.evaluate(state.params, eval_batches())
+                        metrics = measure(state.params)
                         recorder.held_out(step, metrics)
+                    better = best.update(step, metrics)
+                    checkpoints.keep(best.step)
+                    done = done or best.exhausted
                     held_out = metrics if done else None
                 # After the metrics: what a checkpoint holds has always been reported.
-                if done or stop or _due(step, every["checkpoint"]):
+                if done or stop or better or _due(step, every["checkpoint"]):
                     with recorder.waiting("checkpoint"):
                         save(step)
                 if stop:
@@ -108,6 +120,8 @@ def train(
         checkpoints.wait()
         if jax.process_index() == 0:
             plot_curves(workdir)
+        if best.exhausted:
+            recorder.note(f"stopped early at step {step}: the best was at step {best.step}")
         if not held_out:
             recorder.note(f"stopped after step {step}; the same command goes on from there")
         return held_out

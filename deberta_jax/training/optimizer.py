@@ -1,6 +1,7 @@
 """AdamW by optax: named schedules, a decay mask, a global clip."""
 
 import jax
+import numpy as np
 import optax
 
 from deberta_jax.errors import UserError
@@ -53,8 +54,15 @@ def make_schedule(config: OptimizerConfig, clockwork: Clockwork) -> optax.Schedu
     return optax.join_schedules([rise, *parts], [warmup, *ends])
 
 
-def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule):
-    """The gradient transformation: clip, Adam, decoupled decay, learning rate."""
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule, depths=None):
+    """The gradient transformation: clip, Adam, decoupled decay, learning rate.
+
+    Args:
+        config: its settings.
+        schedule: learning rate by step.
+        depths: how deep each parameter lies, a tree like theirs (`layer_decay` goes by it); the
+            deepest have the schedule's own learning rate.
+    """
     adam = (
         optax.scale_by_adam(config.b1, config.b2, config.eps)
         if config.bias_correction
@@ -65,7 +73,17 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule):
         adam,
         optax.add_decayed_weights(config.weight_decay, decay_mask),
         optax.scale_by_learning_rate(schedule),
+        optax.identity() if depths is None else _slower_below(config.layer_decay, depths),
     )
+
+
+def _slower_below(decay: float, depths):
+    """Multiplies the update of a parameter by `decay` for every layer that lies above it."""
+    if not 0 < decay <= 1:
+        raise UserError(f"optimizer.layer_decay is {decay}; it must be above 0 and at most 1")
+    deepest = max(int(np.max(depth)) for depth in jax.tree.leaves(depths))
+    shares = jax.tree.map(lambda depth: np.float32(decay ** (deepest - depth)), depths)
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u, s: u * s, updates, shares))
 
 
 def decay_mask(parameters):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
@@ -54,7 +55,10 @@ def make_plan(config, objective, clockwork: Clockwork, devices=None) -> Plan:
     mesh = make_mesh(config.mesh, devices)
     sharding.check_batch(settings.batch_size, settings.microbatches, mesh)
     schedule = make_schedule(config.optimizer, clockwork)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    depths = None
+    if config.optimizer.layer_decay != 1:
+        depths = objective.depths(nn.unbox(jax.eval_shape(objective.init, jax.random.key(0))))
+    optimizer = make_optimizer(config.optimizer, schedule, depths)
     abstract, initialize = abstract_state(objective, optimizer, mesh)
     layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     step = make_train_step(

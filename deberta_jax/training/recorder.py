@@ -39,15 +39,25 @@ class Recorder:
         peak, source = peak_flops(mesh.devices.flat[0])
         self._peak = peak and peak * mesh.size
         self.note(f"peak for MFU: {self._peak / 1e12:,.2f} TFLOP/s, {source}" if peak else "")
-        self._since, self._untimed = None, 0
-        self._waits = {"input": 0.0, "eval": 0.0, "checkpoint": 0.0}
+        self._since, self._untimed, self._compiled = None, 0, set()
+        self._waits = {"input": 0.0, "compile": 0.0, "eval": 0.0, "checkpoint": 0.0}
         self._begun, self.productive = clock["begun"], clock["productive"]
+
+    @contextmanager
+    def starting(self, shapes: tuple):
+        """A step is handed to the devices. The first with a batch of some shapes compiles, and its
+        time until it is handed over counts for no step."""
+        start = time.perf_counter()
+        yield
+        if shapes not in self._compiled:
+            self._compiled.add(shapes)
+            self._waits["compile"] += time.perf_counter() - start
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Keeps one step's metrics; nothing is fetched yet."""
         self._step = step
         self._pending.append(metrics)
-        if self._since is None:  # the first step of a session compiles: it is left out of speeds
+        if self._since is None:  # the first step of a session is left out of speeds
             jax.block_until_ready(metrics)
             self._since, self._untimed = time.perf_counter(), 1
             self._waits = dict.fromkeys(self._waits, 0.0)
@@ -69,7 +79,8 @@ class Recorder:
             return
         fetched = jax.device_get(self._pending)
         waits, self._waits = self._waits, dict.fromkeys(self._waits, 0.0)
-        seconds = time.perf_counter() - self._since - waits["eval"] - waits["checkpoint"]
+        seconds = time.perf_counter() - self._since
+        seconds -= waits["compile"] + waits["eval"] + waits["checkpoint"]
         self.productive += seconds - waits["input"]
         metrics = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
         metrics["optim/learning_rate"] = float(fetched[-1]["optim/learning_rate"])

@@ -190,3 +190,22 @@ def test_only_a_gradient_longer_than_the_clip_is_scaled_down(norm, expected, see
     _, state = run_ours(config, optax.constant_schedule(PEAK), parameters(seed), [grad])
     mu = next(part.mu for part in state if isinstance(part, optax.ScaleByAdamState))
     assert float(optax.tree.norm(mu)) == pytest.approx((1 - config.b1) * expected, rel=1e-5)
+
+
+def test_layers_below_learn_by_so_much_less(seed):
+    """Every step of a parameter is decay ** (layers above it) of what it would be without."""
+    params, grads = parameters(seed), gradients(seed, 1)
+    depths = {"dense": {"kernel": np.arange(5)[:, None], "bias": 3}, "norm": {"scale": 5}}
+    taken = {}
+    for decay, given in ((1.0, None), (0.5, depths)):
+        config = OptimizerConfig(layer_decay=decay, weight_decay=0.1)
+        optimizer = make_optimizer(config, optax.constant_schedule(PEAK), given)
+        state = optimizer.init(params)
+        taken[decay], _ = jax.jit(optimizer.update)(grads[0], state, params)
+    share = jax.tree.map(lambda slow, whole: slow / whole, taken[0.5], taken[1.0])
+    np.testing.assert_allclose(share["norm"]["scale"], 1.0, rtol=1e-5)
+    np.testing.assert_allclose(share["dense"]["bias"], 0.25, rtol=1e-5)
+    want = np.broadcast_to(0.5 ** (5 - np.arange(5.0))[:, None], (5, 3))
+    np.testing.assert_allclose(share["dense"]["kernel"], want, rtol=1e-5)
+    with pytest.raises(UserError, match=r"optimizer\.layer_decay is 1\.5"):
+        make_optimizer(OptimizerConfig(layer_decay=1.5), optax.constant_schedule(PEAK), depths)

@@ -1,0 +1,142 @@
+"""Examples to batches of few static shapes. A batch is a pure function of the seed and the step."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+
+from deberta_jax.data.input import FOREVER, Batch, prefetched
+from deberta_jax.data.masking import derive_seed
+from deberta_jax.data.tasks.encoded import Item
+from deberta_jax.errors import UserError
+
+# Lengths are multiples of it: few enough to choose among, and what vector units like.
+_MULTIPLE = 8
+_AHEAD = 4
+
+
+def choose_lengths(lengths: Sequence[int], count: int) -> tuple[int, ...]:
+    """At most `count` lengths to pad to, so that the padding of `lengths` together is least.
+
+    The largest holds the longest; all are multiples of 8. Exact, by dynamic programming over the
+    distribution of lengths.
+    """
+    blocks = np.bincount(-(-np.maximum(lengths, 1) // _MULTIPLE))
+    below = np.cumsum(blocks)  # inputs of at most so many blocks
+    most = len(blocks) - 1
+    # cost[m]: tokens of all inputs of at most m blocks, in the buckets chosen so far.
+    cost, chosen = np.full(most + 1, np.inf), []
+    cost[0] = 0
+    for _ in range(max(1, min(count, most))):
+        # A last bucket of m blocks, after one of k.
+        added = np.arange(most + 1)[:, None] * (below[:, None] - below[None])
+        added = np.where(np.tri(most + 1, k=-1, dtype=bool), added + cost[None], np.inf)
+        before = np.argmin(added, axis=1)
+        better = added[np.arange(most + 1), before] < cost
+        before = np.where(better, before, -1)  # -1: one bucket fewer does as well
+        cost = np.minimum(cost, added[np.arange(most + 1), np.maximum(before, 0)])
+        chosen.append(before)
+    found, size = [], most
+    for before in reversed(chosen):
+        if before[size] >= 0:
+            found.append(size * _MULTIPLE)
+            size = int(before[size])
+    return tuple(sorted(found))
+
+
+class Batches:
+    """The batches of a set of examples; process p has the p-th block of rows of each."""
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        lengths: tuple[int, ...],
+        batch_size: int,
+        pad_id: int,
+        seed: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        """Raises `UserError` where the batch does not divide among the processes.
+
+        Args:
+            items: the examples; none is longer than the last of `lengths`.
+            lengths: what batches are padded to, ascending.
+            batch_size: rows of a batch, over all processes.
+            pad_id: the token of padding.
+            seed: of the order.
+            process_index: which block of rows to make.
+            process_count: how many blocks there are.
+        """
+        if batch_size < 1 or batch_size % process_count:
+            raise UserError(
+                f"train.batch_size {batch_size} has to be a positive multiple of the number of "
+                f"processes, {process_count}"
+            )
+        self._items, self._lengths, self._pad_id = items, np.array(lengths), pad_id
+        self._batch_size, self._seed = batch_size, seed
+        self._count = batch_size // process_count
+        self._first = process_index * self._count
+        sizes = np.array([item["input_ids"].shape[-1] for item in items], int)
+        self._bucket = np.searchsorted(self._lengths, sizes)
+        self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches that hold every example once; the last of each is filled up."""
+        return -(-len(self._items) // self._batch_size)
+
+    def padded_tokens(self) -> int:
+        """Tokens of an epoch's inputs, padding included."""
+        rows = np.prod([self._items[0]["input_ids"].shape[:-1]], dtype=int)
+        return sum(self._batch_size * int(rows) * self._length(group) for group in self._epoch(0))
+
+    def _make_epoch(self, epoch: int) -> list[np.ndarray]:
+        """The examples of each batch of an epoch, by number.
+
+        Shuffled, put together by bucket, cut into batches, and those shuffled: a batch has one
+        length, and which examples it has is chance. Only where two buckets meet are they mixed.
+        """
+        rng = np.random.default_rng((derive_seed(self._seed, "task order"), epoch))
+        order = rng.permutation(len(self._items))
+        order = order[np.argsort(self._bucket[order], kind="stable")]
+        groups = self._groups(order)
+        return [groups[index] for index in rng.permutation(len(groups))]
+
+    def _groups(self, order):
+        starts = range(0, len(order), self._batch_size)
+        return [order[start : start + self._batch_size] for start in starts]
+
+    def train(self, start_step: int = 0) -> Iterator[Batch]:
+        """This process's rows of the batches from `start_step` on, without end."""
+
+        def batch_at(step: int) -> Batch:
+            epoch, index = divmod(step, self.per_epoch)
+            return self._make(self._epoch(epoch)[index])
+
+        return iter(prefetched(grain.MapDataset.range(start_step, FOREVER).map(batch_at), _AHEAD))
+
+    def once(self) -> Iterator[tuple[np.ndarray, Batch]]:
+        """(numbers of the examples of all processes, this process's rows) of all examples once."""
+        order = np.argsort(self._bucket, kind="stable")
+        for group in self._groups(order):
+            yield group, self._make(group)
+
+    def _length(self, group) -> int:
+        return int(self._lengths[self._bucket[group].max()])
+
+    def _make(self, group: np.ndarray) -> Batch:
+        """A batch of some examples, filled up with rows that weigh nothing."""
+        length = self._length(group)
+        mine = [self._items[i] for i in group[self._first : self._first + self._count]]
+        batch = {}
+        for name, sample in self._items[0].items():
+            fill = self._pad_id if name == "input_ids" else 0
+            shape = (*sample.shape[:-1], length) if sample.ndim else ()
+            rows = np.full((self._count, *shape), fill, sample.dtype)
+            for row, item in enumerate(mine):
+                place = (row, ..., slice(item[name].shape[-1])) if sample.ndim else row
+                rows[place] = item[name]
+            batch[name] = rows
+        return batch

@@ -29,7 +29,9 @@ class Recorder:
         clockwork: Clockwork,
         flops_per_token: float,
         mesh: Mesh,
+        parts: list[str],
     ):
+        """`parts`: what `add_norms` gets the norms of (`norms.part_names`)."""
         self._main = jax.process_index() == 0
         self._writer = MetricWriter(workdir, first_step) if self._main else None
         self._clockwork, self._step, self._pending = clockwork, first_step, []
@@ -38,6 +40,7 @@ class Recorder:
         self._peak = peak and peak * mesh.size
         self.note(f"peak for MFU: {self._peak / 1e12:,.2f} TFLOP/s, {source}" if peak else "")
         self._since, self._paused, self._untimed = None, 0.0, 0
+        self._parts, self._pending_norms = parts, []
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Keeps one step's metrics; nothing is fetched yet."""
@@ -46,6 +49,10 @@ class Recorder:
         if self._since is None:  # the first step of a session compiles: it is left out of speeds
             jax.block_until_ready(metrics)
             self._since, self._paused, self._untimed = time.perf_counter(), 0.0, 1
+
+    def add_norms(self, step: int, norms: dict[str, jax.Array]) -> None:
+        """Keeps one step's norms, {kind: [parts]}, until the next report."""
+        self._pending_norms.append((step, norms))
 
     @contextmanager
     def paused(self):
@@ -74,6 +81,9 @@ class Recorder:
                 metrics["perf/mfu"] = speed * self._flops_per_token / self._peak
         self._pending, self._untimed = [], 0
         self._since, self._paused = time.perf_counter(), 0.0
+        for step, norms in jax.device_get(self._pending_norms):
+            self._write(step, self._named(norms))
+        self._pending_norms = []
         self._write(self._step, metrics)
         if not math.isfinite(metrics["train/loss"]):
             raise UserError(
@@ -98,6 +108,14 @@ class Recorder:
         if self._writer:
             self._writer.close()
             self.note("\r" * self._open)
+
+    def _named(self, norms):
+        """{"norms/weight/encoder/last_layer": value, ...}."""
+        return {
+            f"norms/{kind}/{part}": float(value)
+            for kind, values in norms.items()
+            for part, value in zip(self._parts, values, strict=True)
+        }
 
     def _write(self, step, metrics):
         if self._writer:

@@ -45,9 +45,7 @@ def grouped(workdirs: Sequence[Path]) -> dict[str, list[Path]]:
     )
 
 
-def plot_runs(
-    runs: Mapping[str, Sequence[Path]], path: Path, metrics: Sequence[str] = tuple(_PANELS)
-) -> None:
+def plot_runs(runs: Mapping[str, Sequence[Path]], path: Path, metrics: Sequence[str] = ()) -> None:
     """Draws metrics by step: a line for each label, the mean over its runs, in a band of ± their
     standard deviation.
 
@@ -55,12 +53,17 @@ def plot_runs(
         runs: the workdirs of each label; several are repetitions, and are read at the steps that
             all of them have.
         path: where the picture goes.
-        metrics: names in `metrics.jsonl`, a panel each.
+        metrics: names in `metrics.jsonl`, a panel each; losses, accuracy and gradient norm, so far
+            as the runs have them, where none are named.
 
     Raises:
-        UserError: no run has one of the metrics.
+        UserError: no run has one of the metrics, or any.
     """
-    panels = {metric: _series(runs, metric) for metric in metrics}
+    panels = {metric: _series(runs, metric) for metric in metrics or _PANELS}
+    missing = [metric for metric, series in panels.items() if not series]
+    if missing and (metrics or len(missing) == len(_PANELS)):
+        raise _no_metric(runs, missing[0])
+    panels = {metric: series for metric, series in panels.items() if series}
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = figures.new_figure(rows, columns, 6 * columns, 3.6 * rows + 0.4 * len(runs))
@@ -69,7 +72,7 @@ def plot_runs(
             colour = f"C{list(runs).index(label) % 10}"
             axis.plot(steps, mean, color=colour, linewidth=1.4, label=_counted(label, runs[label]))
             axis.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2)
-        if baseline := _series(runs, _BASELINE[metric], False) if metric in _BASELINE else None:
+        if baseline := _series(runs, _BASELINE.get(metric)):
             steps, mean, _ = next(iter(baseline.values()))
             axis.plot(steps, mean, color="gray", linestyle="--", label="unigram baseline")
         axis.set_xlabel("step")
@@ -84,8 +87,8 @@ def plot_runs(
     figures.save(figure, path)
 
 
-def _series(runs, metric: str, required: bool = True) -> dict:
-    """{label: (steps, mean, standard deviation)} of a metric."""
+def _series(runs, metric: str | None) -> dict:
+    """{label: (steps, mean, standard deviation)} of a metric, of the labels that have it."""
     found = {}
     for label, workdirs in runs.items():
         curves = [
@@ -96,15 +99,17 @@ def _series(runs, metric: str, required: bool = True) -> dict:
         if steps:
             values = np.array([[curve[step] for step in steps] for curve in curves])
             found[label] = np.array(steps), values.mean(axis=0), values.std(axis=0)
-    if required and not found:
-        workdirs = [str(workdir) for group in runs.values() for workdir in group]
-        known = {name for w in workdirs for line in read_metrics(Path(w)) for name in line}
-        shown = sorted(name for name in known if not name.startswith("norms/"))
-        raise UserError(
-            f"{', '.join(workdirs)}: metrics.jsonl has no {metric}; it has "
-            + (", ".join(shown) or "nothing")
-        )
     return found
+
+
+def _no_metric(runs, metric: str) -> UserError:
+    workdirs = [workdir for group in runs.values() for workdir in group]
+    known = {name for w in workdirs for line in read_metrics(w) for name in line} - {"step"}
+    shown = sorted(name for name in known if not name.startswith("norms/"))
+    return UserError(
+        f"{', '.join(map(str, workdirs))}: metrics.jsonl has no {metric}; "
+        f"it has {', '.join(shown) or 'nothing'}"
+    )
 
 
 def _counted(label: str, workdirs) -> str:

@@ -39,7 +39,7 @@ def draw_norms(workdir: Path, path: Path) -> None:
     """
     steps, norms = read_norms(workdir)
     norms["update ÷ weight"] = {
-        part: norms["update"][part] / np.maximum(weight, 1e-12)
+        part: norms["update"][part] / np.where(weight > 0, weight, np.nan)
         for part, weight in norms["weight"].items()
     }
     layers = _layers(norms["weight"])

@@ -82,7 +82,10 @@ class Recorder:
         self._pending, self._untimed = [], 0
         self._since, self._paused = time.perf_counter(), 0.0
         for step, norms in jax.device_get(self._pending_norms):
-            self._write(step, self._named(norms))
+            if step == self._step:
+                metrics |= self._named(norms)
+            else:
+                self._write(step, self._named(norms))
         self._pending_norms = []
         self._write(self._step, metrics)
         if not math.isfinite(metrics["train/loss"]):

@@ -57,7 +57,7 @@ def draw_norms(workdir: Path, path: Path) -> None:
             axis.plot(steps, parts[part], linewidth=1.3, **style)
         axis.set_yscale("log")
         axis.set_ylabel(f"{kind} (norm)" if kind in _KINDS else f"{kind} (ratio of norms)")
-        axis.grid(alpha=0.3, which="both")
+        axis.grid(alpha=0.3)
     for axis in axes[1]:
         axis.set_xlabel("step")
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -49,7 +49,7 @@ def open_checkpoint(path: str | os.PathLike) -> tuple[Released, Path]:
     if not is_run(directory):
         return read_released(directory), directory
     run = open_run(directory)
-    return run.released(), Path(run.prepared.tokenizer.path).parent
+    return run.released(), tokenizer_directory(directory)
 
 
 def tokenizer_of(path: str | os.PathLike) -> PretrainedTokenizer:

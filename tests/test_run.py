@@ -179,6 +179,9 @@ def test_a_run_leaves_its_metrics(whole):
         "perf/tokens_per_second",
         "optim/grad_norm",
         "optim/learning_rate",
+        "norms/weight/embeddings/word_embeddings",
+        "norms/gradient/encoder/layers/0",
+        "norms/update/encoder/last_layer",
     } <= names
     losses = [line["train/loss"] for line in metrics(workdir) if "train/loss" in line]
     assert losses[0] == pytest.approx(np.log(520), abs=0.3)

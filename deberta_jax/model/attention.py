@@ -148,3 +148,32 @@ class DisentangledSelfAttention(nn.Module):
                 query = jnp.einsum("RE,EHD->RHD", relative_RE, self.pos_query_kernel)
                 query += self.pos_query_bias
         return Relative(key, query, distance_rows)
+
+    def scores(
+        self,
+        hidden_BLE: jax.Array,
+        relative_RE: jax.Array | None,
+        distance_rows: np.ndarray,
+        heads: jax.Array,
+        queries_BLE: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """The terms of some heads' scores, scaled: {"c2c", "c2p", "p2c"}, each [B, heads, L, L].
+
+        For looking at (`model.inspection`): the kernels never hold them. The arguments are those of
+        a call; there is a query for every token, in order.
+        """
+        query = self._project(hidden_BLE if queries_BLE is None else queries_BLE, 0)[:, :, heads]
+        key = self._project(hidden_BLE, 1)[:, :, heads]
+        terms = {"c2c": jnp.einsum("BQHD,BKHD->BHQK", query, key)}
+        if relative := self._relative(relative_RE, distance_rows):
+            length = hidden_BLE.shape[1]
+            distance_QK = np.arange(length)[:, None] - np.arange(length)
+            rows_QK = distance_rows[distance_QK + length - 1][None, None]
+            if relative.key_RHD is not None:
+                products = jnp.einsum("BQHD,RHD->BHQR", query, relative.key_RHD[:, heads])
+                terms["c2p"] = jnp.take_along_axis(products, rows_QK, axis=3)
+            if relative.query_RHD is not None:
+                products = jnp.einsum("RHD,BKHD->BHRK", relative.query_RHD[:, heads], key)
+                terms["p2c"] = jnp.take_along_axis(products, rows_QK, axis=2)
+        scale = (self.config.head_size * len(terms)) ** 0.5
+        return {name: term / scale for name, term in terms.items()}

@@ -14,6 +14,7 @@ from deberta_jax.training.best import Best
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.curves import plot_curves
 from deberta_jax.training.metrics import read_metrics
+from deberta_jax.training.norms import part_names
 from deberta_jax.training.plan import Plan
 from deberta_jax.training.profiling import Profiler
 from deberta_jax.training.recorder import Recorder
@@ -60,7 +61,8 @@ def train(
         params = initial_params and initial_params()
         state = plan.initialize(jax.random.key(config.seed), params)
         clock, first_step = {"seconds": 0.0, "productive": 0.0, "begun": time.time()}, 0
-    recorder = Recorder(workdir, first_step, clockwork, flops_per_token, mesh, clock)
+    parts = part_names(plan.abstract.params)
+    recorder = Recorder(workdir, first_step, clockwork, flops_per_token, mesh, clock, parts)
     profiler = Profiler(config.profile.bounds(), workdir)
     started, begun = time.monotonic() - clock["seconds"], clock["begun"]
 
@@ -94,6 +96,9 @@ def train(
                 if _due(step, every["log"]):
                     recorder.report()
                 step += 1
+                norms = metrics.pop("norms", None)
+                if _due(step, every["norms"]):
+                    recorder.add_norms(step, norms)
                 recorder.add(step, metrics)
 
                 done = step == total

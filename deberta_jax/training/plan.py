@@ -22,7 +22,7 @@ class Plan(NamedTuple):
     Attributes:
         mesh: the devices.
         clockwork: the run's units of time, its total steps included.
-        every: steps between two "log", "eval" and "checkpoint"; 0 for never.
+        every: steps between two "log", "eval", "checkpoint" and "norms"; 0 for never.
         abstract: shapes, types and shardings of the training state.
         initialize: `(rng, params or None) -> state`, made in shards; params replace random ones.
         train_step: `(state, batch) -> (state, metrics)`, jitted, the state donated.
@@ -50,7 +50,7 @@ def make_plan(config, objective, clockwork: Clockwork, devices=None) -> Plan:
     settings = config.train
     every = {
         what: clockwork.steps(f"train.{what}_every", getattr(settings, f"{what}_every"))
-        for what in ("log", "eval", "checkpoint")
+        for what in ("log", "eval", "checkpoint", "norms")
     }
     mesh = make_mesh(config.mesh, devices)
     sharding.check_batch(settings.batch_size, settings.microbatches, mesh)
@@ -62,7 +62,13 @@ def make_plan(config, objective, clockwork: Clockwork, devices=None) -> Plan:
     abstract, initialize = abstract_state(objective, optimizer, mesh)
     layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     step = make_train_step(
-        objective, optimizer, schedule, config.seed, settings.microbatches, settings.prng
+        objective,
+        optimizer,
+        schedule,
+        config.seed,
+        settings.microbatches,
+        settings.prng,
+        norms=every["norms"] > 0,
     )
     train_step = jax.jit(
         step,

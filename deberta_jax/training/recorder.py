@@ -30,8 +30,13 @@ class Recorder:
         flops_per_token: float,
         mesh: Mesh,
         clock: dict[str, float],
+        parts: list[str],
     ):
-        """`clock`: of the run so far: "begun" (Unix time) and "productive" (seconds of steps)."""
+        """
+        Args:
+            clock: of the run so far: "begun" (Unix time) and "productive" (seconds of steps).
+            parts: what `add_norms` gets the norms of (`norms.part_names`).
+        """
         self._main = jax.process_index() == 0
         self._writer = MetricWriter(workdir, first_step) if self._main else None
         self._clockwork, self._step, self._pending = clockwork, first_step, []
@@ -40,6 +45,7 @@ class Recorder:
         self._peak = peak and peak * mesh.size
         self.note(f"peak for MFU: {self._peak / 1e12:,.2f} TFLOP/s, {source}" if peak else "")
         self._since, self._untimed, self._compiled = None, 0, set()
+        self._parts, self._pending_norms = parts, []
         self._waits = {"input": 0.0, "compile": 0.0, "eval": 0.0, "checkpoint": 0.0}
         self._begun, self.productive = clock["begun"], clock["productive"]
 
@@ -61,6 +67,10 @@ class Recorder:
             jax.block_until_ready(metrics)
             self._since, self._untimed = time.perf_counter(), 1
             self._waits = dict.fromkeys(self._waits, 0.0)
+
+    def add_norms(self, step: int, norms: dict[str, jax.Array]) -> None:
+        """Keeps one step's norms, {kind: [parts]}, until the next report."""
+        self._pending_norms.append((step, norms))
 
     @contextmanager
     def waiting(self, what: str):
@@ -97,6 +107,12 @@ class Recorder:
         metrics["perf/goodput"] = self.productive / max(1e-9, time.time() - self._begun)
         self._pending, self._untimed = [], 0
         self._since = time.perf_counter()
+        for step, norms in jax.device_get(self._pending_norms):
+            if step == self._step:
+                metrics |= self._named(norms)
+            else:
+                self._write(step, self._named(norms))
+        self._pending_norms = []
         self._write(self._step, metrics)
         if not math.isfinite(metrics["train/loss"]):
             raise UserError(
@@ -121,6 +137,14 @@ class Recorder:
         if self._writer:
             self._writer.close()
             self.note("\r" * self._open)
+
+    def _named(self, norms):
+        """{"norms/weight/encoder/last_layer": value, ...}."""
+        return {
+            f"norms/{kind}/{part}": float(value)
+            for kind, values in norms.items()
+            for part, value in zip(self._parts, values, strict=True)
+        }
 
     def _write(self, step, metrics):
         if self._writer:

@@ -4,14 +4,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from deberta_jax.training.norms import part_norms
 from deberta_jax.training.state import TrainState
 
 
-def make_train_step(objective, optimizer, schedule, seed: int, microbatches: int, prng: str):
+def make_train_step(
+    objective, optimizer, schedule, seed: int, microbatches: int, prng: str, norms: bool = False
+):
     """`(state, batch) -> (state, metrics)`; the batch is computed in `microbatches` parts.
 
     The parts' losses are divided by the whole batch's weights, so that any number of parts gives
-    the gradient of the whole batch.
+    the gradient of the whole batch. With `norms`, the metrics also hold "norms": {kind: [parts]} of
+    the weights before the step, of the gradient before it is clipped, and of the update.
     """
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]):
@@ -36,6 +40,9 @@ def make_train_step(objective, optimizer, schedule, seed: int, microbatches: int
         metrics = {f"train/{name}": v for name, v in objective.summarize(sums, weights).items()}
         metrics["optim/grad_norm"] = optax.tree.norm(grads)
         metrics["optim/learning_rate"] = schedule(state.step)
+        if norms:
+            trees = {"weight": state.params, "gradient": grads, "update": updates}
+            metrics["norms"] = {kind: part_norms(tree) for kind, tree in trees.items()}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step

@@ -117,6 +117,9 @@ def check_sharded_steps(objective, vocab_size, layers, microbatches, seed):
     kinds = {"mlm": MaskedLanguageModelling, "mlm_clm": MaskedAndCausalLanguageModelling}
     settings = kinds[objective](config), int(microbatches), int(seed)
     (one, metrics_one), (eight, metrics_eight) = (run_steps(mesh, *settings) for mesh in meshes)
+    norms_one, norms_eight = metrics_one.pop("norms"), metrics_eight.pop("norms")
+    for kind, value in norms_one.items():
+        np.testing.assert_allclose(norms_eight[kind], value, rtol=1e-3, atol=1e-6, err_msg=kind)
     for name, value in metrics_one.items():
         np.testing.assert_allclose(metrics_eight[name], value, rtol=2e-5, err_msg=name)
     assert metrics_one["optim/grad_norm"] > 0.1
@@ -142,7 +145,7 @@ def run_steps(mesh, objective, microbatches, seed, steps=3):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     whole = sharding.replicated(mesh)
     step = jax.jit(
-        make_train_step(objective, optimizer, rate, seed, microbatches, "threefry2x32"),
+        make_train_step(objective, optimizer, rate, seed, microbatches, "threefry2x32", norms=True),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, whole),
         donate_argnums=0,

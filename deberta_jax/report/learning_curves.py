@@ -1,0 +1,116 @@
+"""Learning curves of several runs in one picture: the mean over repetitions, and their band."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deberta_jax import config as schema
+from deberta_jax.errors import UserError
+from deberta_jax.report import figures
+from deberta_jax.training.metrics import read_metrics
+
+_PANELS = {
+    "train/loss": "training loss (nats)",
+    "eval/loss": "held-out loss (nats)",
+    "eval/mlm_accuracy": "held-out accuracy",
+    "optim/grad_norm": "gradient norm",
+}
+_BASELINE = {"eval/loss": "eval/unigram_loss"}
+
+
+def grouped(workdirs: Sequence[Path]) -> dict[str, list[Path]]:
+    """{label: runs}: those whose configs differ in the seed alone are repetitions of one another.
+
+    A label names the fields in which the groups differ, or else the run.
+
+    Raises:
+        UserError: a workdir holds no run.
+    """
+    groups = {}
+    for workdir in workdirs:
+        fields = schema.flatten(schema.load(workdir / "config.json"))
+        fields = {name: value for name, value in fields.items() if name not in ("seed", "data.dir")}
+        groups.setdefault(tuple(fields.items()), []).append(workdir)
+    configs = [dict(fields) for fields in groups]
+    differing = [name for name in configs[0] if len({config[name] for config in configs}) > 1]
+    labels = [
+        ", ".join(f"{name.split('.', 1)[-1]}={config[name]}" for name in differing)
+        for config in configs
+    ]
+    return (
+        dict(zip(labels, groups.values(), strict=True))
+        if differing
+        else {workdirs[0].name: list(workdirs)}
+    )
+
+
+def plot_runs(runs: Mapping[str, Sequence[Path]], path: Path, metrics: Sequence[str] = ()) -> None:
+    """Draws metrics by step: a line for each label, the mean over its runs, in a band of ± their
+    standard deviation.
+
+    Args:
+        runs: the workdirs of each label; several are repetitions, and are read at the steps that
+            all of them have.
+        path: where the picture goes.
+        metrics: names in `metrics.jsonl`, a panel each; losses, accuracy and gradient norm, so far
+            as the runs have them, where none are named.
+
+    Raises:
+        UserError: no run has one of the metrics, or any.
+    """
+    panels = {metric: _series(runs, metric) for metric in metrics or _PANELS}
+    missing = [metric for metric, series in panels.items() if not series]
+    if missing and (metrics or len(missing) == len(_PANELS)):
+        raise _no_metric(runs, missing[0])
+    panels = {metric: series for metric, series in panels.items() if series}
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = figures.new_figure(rows, columns, 6 * columns, 3.6 * rows + 0.4 * len(runs))
+    for axis, (metric, series) in zip(axes.flat, panels.items(), strict=False):
+        for label, (steps, mean, deviation) in series.items():
+            colour = f"C{list(runs).index(label) % 10}"
+            axis.plot(steps, mean, color=colour, linewidth=1.4, label=_counted(label, runs[label]))
+            axis.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2)
+        if baseline := _series(runs, _BASELINE.get(metric)):
+            steps, mean, _ = next(iter(baseline.values()))
+            axis.plot(steps, mean, color="gray", linestyle="--", label="unigram baseline")
+        axis.set_xlabel("step")
+        axis.set_ylabel(_PANELS.get(metric, metric))
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    handles = {}
+    for axis in axes.flat:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", fontsize=9)
+    figures.save(figure, path)
+
+
+def _series(runs, metric: str | None) -> dict:
+    """{label: (steps, mean, standard deviation)} of a metric, of the labels that have it."""
+    found = {}
+    for label, workdirs in runs.items():
+        curves = [
+            {line["step"]: line[metric] for line in read_metrics(workdir) if metric in line}
+            for workdir in workdirs
+        ]
+        steps = sorted(set.intersection(*map(set, curves)))
+        if steps:
+            values = np.array([[curve[step] for step in steps] for curve in curves])
+            found[label] = np.array(steps), values.mean(axis=0), values.std(axis=0)
+    return found
+
+
+def _no_metric(runs, metric: str) -> UserError:
+    workdirs = [workdir for group in runs.values() for workdir in group]
+    known = {name for w in workdirs for line in read_metrics(w) for name in line} - {"step"}
+    shown = sorted(name for name in known if not name.startswith("norms/"))
+    return UserError(
+        f"{', '.join(map(str, workdirs))}: metrics.jsonl has no {metric}; "
+        f"it has {', '.join(shown) or 'nothing'}"
+    )
+
+
+def _counted(label: str, workdirs) -> str:
+    return label if len(workdirs) == 1 else f"{label} ({len(workdirs)} runs)"

@@ -68,7 +68,7 @@ def make_plan(config, objective, clockwork: Clockwork, devices=None) -> Plan:
         config.seed,
         settings.microbatches,
         settings.prng,
-        norms=every["norms"] > 0,
+        norms_every=every["norms"],
     )
     train_step = jax.jit(
         step,

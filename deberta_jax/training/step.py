@@ -9,13 +9,14 @@ from deberta_jax.training.state import TrainState
 
 
 def make_train_step(
-    objective, optimizer, schedule, seed: int, microbatches: int, prng: str, norms: bool = False
+    objective, optimizer, schedule, seed: int, microbatches: int, prng: str, norms_every: int = 0
 ):
     """`(state, batch) -> (state, metrics)`; the batch is computed in `microbatches` parts.
 
     The parts' losses are divided by the whole batch's weights, so that any number of parts gives
-    the gradient of the whole batch. With `norms`, the metrics also hold "norms": {kind: [parts]} of
-    the weights before the step, of the gradient before it is clipped, and of the update.
+    the gradient of the whole batch. Where `norms_every` is not 0, the metrics also hold "norms":
+    {kind: [parts]} of the weights before the step, of the gradient before it is clipped, and of the
+    update; they are measured at every so many steps, and zeros at the others.
     """
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]):
@@ -40,12 +41,22 @@ def make_train_step(
         metrics = {f"train/{name}": v for name, v in objective.summarize(sums, weights).items()}
         metrics["optim/grad_norm"] = optax.tree.norm(grads)
         metrics["optim/learning_rate"] = schedule(state.step)
-        if norms:
+        if norms_every:
             trees = {"weight": state.params, "gradient": grads, "update": updates}
-            metrics["norms"] = {kind: part_norms(tree) for kind, tree in trees.items()}
+            metrics["norms"] = _norms_if((state.step + 1) % norms_every == 0, trees)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
+
+
+def _norms_if(due, trees):
+    """{kind: [parts]}: the norms of each tree, or zeros for next to nothing."""
+
+    def measure():
+        return {kind: part_norms(tree) for kind, tree in trees.items()}
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
+    return jax.lax.cond(due, measure, lambda: zeros)
 
 
 def _accumulated(gradient, batch, parts: int):

@@ -145,7 +145,9 @@ def run_steps(mesh, objective, microbatches, seed, steps=3):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     whole = sharding.replicated(mesh)
     step = jax.jit(
-        make_train_step(objective, optimizer, rate, seed, microbatches, "threefry2x32", norms=True),
+        make_train_step(
+            objective, optimizer, rate, seed, microbatches, "threefry2x32", norms_every=1
+        ),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, whole),
         donate_argnums=0,

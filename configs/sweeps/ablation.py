@@ -1,4 +1,4 @@
-"""The paper's ablation: DeBERTa without each of its parts (arXiv 2006.03654, table 5).
+"""The paper's ablation: DeBERTa without each of its parts (arXiv 2006.03654).
 
     python -m deberta_jax.sweep --sweep=configs/sweeps/ablation.py:tiny --workdir=runs/ablation \
         --config.data.corpus=TRAIN.jsonl.xz --config.data.validation_corpus=VALID.jsonl.xz
@@ -66,7 +66,7 @@ def tiny(config):
     config.model.max_relative_positions = 64
     config.model.hidden_dropout_prob = 0.0
     config.model.attention_probs_dropout_prob = 0.0
-    # Wider than for a wide model: at 0.02 the RoBERTa-like one stays at the unigram loss.
+    # Wider than for a wide model: at 0.02 the RoBERTa-like one is slow to leave the unigram loss.
     config.model.initializer_range = 0.06
     config.model.dtype = "float32"
     config.model.remat = "none"

@@ -61,7 +61,6 @@ def _visible(platform: str, devices: int, parallel: int, index: int) -> dict[str
         raise UserError(
             f"--parallel={parallel}: a TPU host is divided by chip, so --parallel={devices}"
         )
-    # cloud.google.com/tpu/docs/v5e-inference, "several processes on one host"
     return {
         "TPU_VISIBLE_CHIPS": str(index),
         "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",

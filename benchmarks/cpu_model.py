@@ -137,9 +137,7 @@ def step_ours(arguments):
     config = schema.Config()
     train = dataclasses.replace(config.train, batch_size=arguments.batch)
     config = dataclasses.replace(config, train=train)
-    objective = MaskedLanguageModelling(
-        ModelConfig(num_hidden_layers=arguments.layers, unroll=arguments.layers)
-    )
+    objective = MaskedLanguageModelling(ModelConfig(num_hidden_layers=arguments.layers))
     clockwork = Clockwork(arguments.batch * arguments.length, 10**6, 10**6)
     plan = make_plan(config, objective, clockwork)
     batch = masked_batch(arguments)

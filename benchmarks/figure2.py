@@ -70,7 +70,7 @@ def shares(workdir: Path) -> list[dict[str, float]]:
         layers = []
         for given in inspection.layer_inputs(model.config, model.params, ids, segments):
             scores = inspection.attention_scores(model.config, given, heads)
-            probabilities = inspection.attention_probabilities(scores, segments)
+            probabilities = inspection.attention_probabilities(model.config, scores, segments)
             mean_QK = np.asarray(probabilities)[0].mean(axis=0)
             of_words = mean_QK[words]
             others = np.where(np.eye(len(words), dtype=bool), 0, mean_QK)[words][:, words]

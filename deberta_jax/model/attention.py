@@ -168,7 +168,7 @@ class DisentangledSelfAttention(nn.Module):
         if relative := self._relative(relative_RE, distance_rows):
             length = hidden_BLE.shape[1]
             distance_QK = np.arange(length)[:, None] - np.arange(length)
-            rows_QK = distance_rows[distance_QK + length - 1][None, None]
+            rows_QK = relative.distance_rows[distance_QK + length - 1][None, None]
             if relative.key_RHD is not None:
                 products = jnp.einsum("BQHD,RHD->BHQR", query, relative.key_RHD[:, heads])
                 terms["c2p"] = jnp.take_along_axis(products, rows_QK, axis=3)

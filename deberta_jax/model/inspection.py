@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deberta_jax.model.attention import DisentangledSelfAttention
 from deberta_jax.model.config import ModelConfig
@@ -112,10 +113,18 @@ def attention_scores(
     )
 
 
-@jax.jit
-def attention_probabilities(scores: dict[str, jax.Array], segments_BL: jax.Array) -> jax.Array:
-    """[B, heads, L, L]: what each query (third axis) attends to; 0 where it sees nothing."""
+@functools.partial(jax.jit, static_argnums=0)
+def attention_probabilities(config: ModelConfig, scores, segments_BL: jax.Array) -> jax.Array:
+    """[B, heads, L, L]: what each query (third axis) attends to; 0 where it sees nothing.
+
+    Args:
+        config: of the model.
+        scores: by part, as `attention_scores` gives them.
+        segments_BL: document of each token; 0 is padding.
+    """
     seen_BQK = (segments_BL[:, :, None] == segments_BL[:, None]) & (segments_BL[:, None] > 0)
+    if config.causal:
+        seen_BQK &= np.tri(segments_BL.shape[1], dtype=bool)
     return jax.nn.softmax(sum(scores.values()), axis=-1, where=seen_BQK[:, None])
 
 

@@ -75,7 +75,7 @@ def attention_map(
         passes = inspection.decoder_inputs(config, params, given)
         given = next(given for number, given in enumerate(passes, 1) if number == decoder_pass)
     scores = inspection.attention_scores(config, given, tuple(heads))
-    probabilities = inspection.attention_probabilities(scores, given.segments_BL)
+    probabilities = inspection.attention_probabilities(config, scores, given.segments_BL)
     return {part: np.asarray(x[0]) for part, x in ({PROBABILITIES: probabilities} | scores).items()}
 
 

@@ -19,6 +19,7 @@ SEEN = {
     "v2 with convolution": dict(conv_kernel_size=3),
     "v1": small.V1,
     "v2 p2c only": dict(pos_att_type=("p2c",)),
+    "auto-regressive": dict(causal=True),
     "absolute positions only": dict(pos_att_type=(), position_biased_input=True),
 }
 ALL = (0, 1, 2, 3)
@@ -59,7 +60,7 @@ def test_the_parts_add_up_to_the_attention_of_every_layer(options, seed):
     for given in layers:
         scores = inspection.attention_scores(config, given, ALL)
         assert set(scores) == {"c2c", *config.pos_att_type}
-        probabilities = inspection.attention_probabilities(scores, segments)
+        probabilities = inspection.attention_probabilities(config, scores, segments)
         ours, want = attend(config, given, probabilities)
         np.testing.assert_allclose(ours, want, atol=1e-5)
 
@@ -71,7 +72,7 @@ def test_the_decoder_s_passes_are_the_model_s(seed):
     assert len(passes) == 2
     for given in passes:
         scores = inspection.attention_scores(small.SMALL, given, ALL)
-        probabilities = inspection.attention_probabilities(scores, segments)
+        probabilities = inspection.attention_probabilities(small.SMALL, scores, segments)
         ours, want = attend(small.SMALL, given, probabilities)
         np.testing.assert_allclose(ours, want, atol=1e-5)
     model = DebertaForMaskedLM(small.SMALL)
@@ -129,6 +130,6 @@ def test_the_probabilities_are_those_of_transformers(family, seed, tmp_path):
     pairs = zip(inspection.layer_inputs(model.config, params, ids, mask), want, strict=True)
     for given, theirs_BHQK in pairs:
         scores = inspection.attention_scores(model.config, given, (0, 1))
-        ours = np.asarray(inspection.attention_probabilities(scores, mask))
+        ours = np.asarray(inspection.attention_probabilities(model.config, scores, mask))
         seen = np.broadcast_to(mask[:, None, :, None] > 0, ours.shape)
         np.testing.assert_allclose(ours[seen], theirs_BHQK.numpy()[seen], atol=1e-5)

@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from deberta_jax import command, objectives, results
+from deberta_jax import config as schema
 from deberta_jax.config import Config
 from deberta_jax.data.masking import derive_seed
 from deberta_jax.data.tasks import TASKS, scores
@@ -227,10 +228,18 @@ def _tokens(given: Encoded) -> int:
 
 
 def run(session: Session, seed: int, workdir: Path) -> dict[str, float] | None:
-    """Learns the task with one seed; returns the best checkpoint's scores, None if told to stop."""
+    """Learns the task with one seed; returns the best checkpoint's scores, None if told to stop.
+
+    Raises:
+        UserError: it was learned already, otherwise.
+    """
     config = dataclasses.replace(session.config, seed=seed)
     if (done := results.read(workdir)) is not None:
-        claim_workdir(config, workdir)
+        if changed := schema.differences(schema.load(workdir / "config.json"), config):
+            raise UserError(
+                f"{workdir} holds results of other settings ({'; '.join(changed)}); name another "
+                "--workdir"
+            )
         return done
     objective = objectives.make(config)
     batches = session.batches(session.train, seed)
@@ -258,8 +267,12 @@ def run(session: Session, seed: int, workdir: Path) -> dict[str, float] | None:
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step, params = checkpoints.restore_params(plan.abstract.params, checkpoints.best())
     measured, predictions = measure(session, objective, predict, params)
+    found = {("validation", name): lines for name, lines in predictions.items()}
+    for name, given in session.test.items():
+        logits, _ = outputs(session, predict, params, given)
+        found["test", name] = session.task.predictions(logits, given)
     if jax.process_index() == 0:
-        write_predictions(session, predict, params, predictions, workdir)
+        write_predictions(session, found, workdir)
         results.write_one(workdir, step, measured)
     return measured
 
@@ -299,15 +312,11 @@ def outputs(session: Session, predict, params, given: Encoded):
     return logits, sums
 
 
-def write_predictions(session: Session, predict, params, predictions, workdir: Path) -> None:
+def write_predictions(session: Session, found: dict, workdir: Path) -> None:
     """Writes `predictions/SET.jsonl` of every validation and test set, an example a line."""
-    for name, found in predictions.items():
-        path = workdir / "predictions" / f"validation{name and '_' + name}.jsonl"
-        results.write_lines(path, session.validation[name].examples, found)
-    for name, given in session.test.items():
-        logits, _ = outputs(session, predict, params, given)
-        path = workdir / "predictions" / f"test{name and '_' + name}.jsonl"
-        results.write_lines(path, given.examples, session.task.predictions(logits, given))
+    for (kind, name), predictions in found.items():
+        path = workdir / "predictions" / f"{'_'.join(filter(None, (kind, name)))}.jsonl"
+        results.write_lines(path, getattr(session, kind)[name].examples, predictions)
 
 
 if __name__ == "__main__":

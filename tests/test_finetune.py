@@ -209,8 +209,14 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     ours, want = (open_run(tmp_path / name) for name in ("cut", "whole"))
     assert ours.step == want.step
     jax.tree.map(np.testing.assert_array_equal, ours.params, want.params)
-    # Done, it stays done.
+    # Done, it stays done, and is no other run's.
     assert finetune.run(session, 3, tmp_path / "cut") == whole
+    train = dataclasses.replace(session.config.train, batch_size=8)
+    other = session._replace(config=dataclasses.replace(session.config, train=train))
+    with pytest.raises(
+        UserError, match=r"results of other settings \(train\.batch_size: 16 -> 8\)"
+    ):
+        finetune.run(other, 3, tmp_path / "cut")
 
 
 def test_a_run_stops_early_and_keeps_its_best(checkpoint, examples, tmp_path):

@@ -13,7 +13,9 @@ from deberta_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "configs/quickstart.py"
-RECIPES = sorted((ROOT / "configs").rglob("*.py"))
+RECIPES = sorted(
+    path for path in (ROOT / "configs").rglob("*.py") if "def get_config(" in path.read_text()
+)
 
 
 def recipe(path):

@@ -93,7 +93,8 @@ def _attention(settings, operands, constants):
 def _forward(settings, operands, constants):
     batch, length, heads, _ = operands[0].shape
     shapes = operands[0].shape, (batch, heads, length)
-    call = jax.ffi.ffi_call(build.FORWARD, [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes])
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    call = jax.ffi.ffi_call(build.FORWARD, shapes, vmap_method="sequential")
     output, log_sums = call(*operands, *constants, **settings.attributes())
     # A remat policy that saves what is named "attention" keeps the kernel from running twice.
     output, log_sums = (checkpoint_name(x, "attention") for x in (output, log_sums))
@@ -103,7 +104,7 @@ def _forward(settings, operands, constants):
 def _backward(settings, residuals, gradient):
     operands, constants, output, log_sums = residuals
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands]
-    call = jax.ffi.ffi_call(build.BACKWARD, shapes)
+    call = jax.ffi.ffi_call(build.BACKWARD, shapes, vmap_method="sequential")
     gradients = call(*operands, *constants, output, log_sums, gradient, **settings.attributes())
     return tuple(gradients), None
 

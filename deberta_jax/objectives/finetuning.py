@@ -83,7 +83,8 @@ class FineTuning:
         length = batch["input_ids"].shape[-1]
         shape = (int(np.prod(batch["input_ids"].shape[:-1])), length, self.config.hidden_size)
         each = sift.adversarial_divergence(
-            lambda pass_rng: self.logits(params, batch, pass_rng),
+            lambda params, pass_rng: self.logits(params, batch, pass_rng),
+            params,
             logits,
             lambda found, given: self._criterion.divergence(found, given, batch),
             batch["weights"],

@@ -56,11 +56,14 @@ def perturbed(delta_BLE):
         yield
 
 
-def adversarial_divergence(logits_of, clean_logits, divergence, weights, shape, rng, config):
+def adversarial_divergence(
+    logits_of, params, clean_logits, divergence, weights, shape, rng, config
+):
     """How far the worst small perturbation moves the outputs: float32, of every item.
 
     Args:
-        logits_of: rng -> logits, the model with its dropout.
+        logits_of: (params, rng) -> logits, the model with its dropout.
+        params: its parameters.
         clean_logits: what it gave for the plain text.
         divergence: `Criterion.divergence`.
         weights: how much each item counts.
@@ -70,15 +73,18 @@ def adversarial_divergence(logits_of, clean_logits, divergence, weights, shape, 
     """
     noise_rng, last_rng, *rngs = jax.random.split(rng, config.sift_steps + 2)
 
-    def apart(delta_BLE, given, pass_rng):
+    # The ascent is no part of what is differentiated: a gradient of it would be a second one.
+    fixed_params, fixed_logits = jax.lax.stop_gradient((params, clean_logits))
+
+    def apart(params, delta_BLE, given, pass_rng):
         with perturbed(delta_BLE):
-            return divergence(logits_of(pass_rng), given)
+            return divergence(logits_of(params, pass_rng), given)
 
     def gain(delta_BLE, pass_rng):
-        return jnp.sum(apart(delta_BLE, jax.lax.stop_gradient(clean_logits), pass_rng) * weights)
+        return jnp.sum(apart(fixed_params, delta_BLE, fixed_logits, pass_rng) * weights)
 
     delta_BLE = worst_perturbation(gain, first_perturbation(noise_rng, shape, config), rngs, config)
-    return apart(delta_BLE, clean_logits, last_rng)
+    return apart(params, delta_BLE, clean_logits, last_rng)
 
 
 def worst_perturbation(gain, delta_BLE, rngs, config: FinetuneConfig):

@@ -195,7 +195,7 @@ def test_a_run_leaves_pictures_and_its_config(whole, data):
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert all(p.stat().st_size > 500 for p in (workdir / "tensorboard").glob("events.out.*"))
     assert list((workdir / "tensorboard").glob("events.out.*"))
-    assert schema.load(workdir / "config.json") == configured(data)
+    assert schema.load(workdir / "config.json") == configured(data, profile=dict(steps="3:5"))
 
 
 def test_what_will_run_is_told_before_it_runs(whole):
@@ -256,7 +256,7 @@ def test_a_finished_run_stays_as_it_is(whole, data, capsys):
         return {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
 
     before = contents()
-    result = train.run(configured(data), workdir)
+    result = train.run(configured(data, profile=dict(steps="3:5")), workdir)
     assert f"{workdir} is complete: all its {STEPS} steps are done" in capsys.readouterr().out
     assert contents() == before
     last = [line for line in metrics(workdir) if "eval/loss" in line][-1]

@@ -27,6 +27,7 @@ def get_config():
     config.train.eval_every = "10 steps"
     config.train.eval_batches = 2
     config.train.checkpoint_every = "3 steps"
+    config.train.norms_every = "1%"
 
     config.optimizer.learning_rate = 1e-2
     config.optimizer.warmup = "10%"

@@ -81,7 +81,7 @@ class TrainConfig:
     # How often a checkpoint is written; also done at the end and when told to stop.
     checkpoint_every: str = "5k steps"
     # How often the norms of weights, gradients and updates are written, layer by layer. "0": never.
-    norms_every: str = "1%"
+    norms_every: str = "0"
     # Checkpoints kept, the latest ones.
     keep_checkpoints: int = 2
     # The held-out metric by which the best checkpoint is kept too ("eval/accuracy"). Empty: none.

@@ -423,7 +423,8 @@ def test_a_checkpoint_of_another_model_lists_what_differs(data, export):
 def both(data, tmp_path_factory):
     """A short run of masked and auto-regressive modelling, which nothing interrupted."""
     train_section = dict(duration="6 steps", checkpoint_every="3 steps", eval_every="0")
-    config = dataclasses.replace(configured(data, train=train_section), objective="mlm_clm")
+    sections = dict(train=train_section, model=dict(num_hidden_layers=1))
+    config = dataclasses.replace(configured(data, **sections), objective="mlm_clm")
     workdir = tmp_path_factory.mktemp("runs") / "both"
     train.run(config, workdir)
     return config, workdir
@@ -450,7 +451,8 @@ def test_evaluation_shows_both_kinds_of_guesses(both, capsys):
 
 
 def test_a_causal_run_is_a_causal_checkpoint(data, tmp_path):
-    causal = configured(data, train=dict(duration="1 step"), model=dict(causal=True))
+    model = dict(num_hidden_layers=1, causal=True)
+    causal = configured(data, train=dict(duration="1 step"), model=model)
     config = dataclasses.replace(causal, objective="clm")
     held_out = train.run(config, tmp_path)
     assert held_out["eval/perplexity"] == pytest.approx(np.exp(held_out["eval/loss"]), rel=1e-5)

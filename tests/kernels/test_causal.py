@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deberta_jax.kernels import gpu, tpu, xla
+from deberta_jax.kernels import cpu, gpu, tpu, xla
+from deberta_jax.kernels.cpu import build
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.kernels.tpu import blocks as tpu_blocks
 from deberta_jax.model.positions import relative_rows
@@ -14,8 +15,11 @@ POSITIONS = dict(span=16, buckets=16, max_relative_positions=64)
 LENGTH, SIZE = 140, 32
 
 
-@pytest.mark.parametrize("queries", [None, 24], ids=["in order", "anywhere"])
-@pytest.mark.parametrize("module", [xla, tpu, gpu], ids=["xla", "tpu", "gpu"])
+@pytest.mark.parametrize(
+    ("module", "queries"),
+    [(xla, None), (tpu, None), (gpu, None), (cpu, None), (xla, 24), (tpu, 24), (gpu, 24)],
+    ids=lambda x: x.__name__.rpartition(".")[2] if hasattr(x, "__name__") else str(x),
+)
 def test_no_gradient_reaches_the_future_or_another_document(module, queries, seed, monkeypatch):
     monkeypatch.setattr(tpu_blocks, "LARGEST_BLOCK", 128)  # two blocks of a short sequence
     rng = np.random.default_rng(seed)
@@ -32,11 +36,16 @@ def test_no_gradient_reaches_the_future_or_another_document(module, queries, see
     content = [rng.normal(size=(1, n, 2, SIZE)) for n in (at.shape[1], LENGTH, LENGTH)]
     tables = rng.normal(size=(2, 2 * POSITIONS["span"], 2, SIZE)).astype(np.float32)
     rows = relative_rows(np.arange(1 - LENGTH, LENGTH), **POSITIONS)
-    options = {} if module is xla else {"interpret": True}
+    assert build.problem() is None
+    options = {} if module in (xla, cpu) else {"interpret": True}
+    if places is not None:
+        options["query_positions_BQ"] = places
 
     def seen(query, key, value):
         out = module.attention(
-            *(query, key, value, Relative(*tables, rows), query_segments, segments, places),
+            *(query, key, value, Relative(*tables, rows)),
+            jnp.asarray(query_segments),
+            jnp.asarray(segments),
             causal=True,
             **options,
         )

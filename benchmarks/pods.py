@@ -153,10 +153,12 @@ def main() -> None:
     made = {name: found for name, found in made.items() if found}
     if told.only:
         return
-    put("recipes", recipe_table({n: f for n, f in made.items() if n != "v3_base_16"}))
+    put("recipes", recipe_table(made))
     scaling = {name: found for name, found in made.items() if name in SCALING and found["fits"]}
-    put("scaling", scaling_table(scaling))
-    plot(scaling)
+    if scaling:
+        picture = "![efficiency by the number of chips, and what costs it](images/pods_scaling.png)"
+        put("scaling", f"{scaling_table(scaling)}\n\n{picture}")
+        plot(scaling)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ RUN = (
     "--config=tests/tiny_recipe.py",
     "--config.train.eval_every=0",
     "--config.train.checkpoint_every=0",
+    "--config.optimizer.warmup=5 steps",
     "--config.optimizer.final_share=1.0",
 )
 

@@ -35,10 +35,42 @@ ACTIVATIONS = {
 
 
 def weight(module: nn.Module, name: str, config: ModelConfig, shape, axes):
-    """A float32 parameter with logical axis names, cast to the type that the model computes in."""
+    """A float32 parameter with logical axis names, cast to the type that the model computes in.
+
+    It comes with its whole "embed" axis, gathered after the cast. Left to itself the compiler may
+    rather move parts of activations around, in many small products.
+    """
+    return _gathered(_parameter(module, name, config, shape, axes), axes)
+
+
+def _parameter(module, name, config, shape, axes):
     init = nn.initializers.normal(config.initializer_range)
     value = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
     return value.astype(config.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gathered(value, axes):
+    return _laid_out(value, tuple(None if axis == "embed" else axis for axis in axes))
+
+
+def _gathered_forward(value, axes):
+    return _gathered(value, axes), None
+
+
+def _gathered_backward(axes, _, gradient):
+    """Each device keeps the sum of its own part."""
+    return (_laid_out(gradient, axes),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
+def _laid_out(value, axes):
+    if jax.sharding.get_abstract_mesh().empty:
+        return value
+    spec = PartitionSpec(*splitting_axes(axes, value.shape))
+    return jax.lax.with_sharding_constraint(value, spec)
 
 
 def bias(module: nn.Module, name: str, config: ModelConfig, shape, axes):
@@ -68,7 +100,9 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel = weight(self, "kernel", self.config, (x.shape[-1], self.features), self.axes)
-        return x @ kernel + bias(self, "bias", self.config, (self.features,), self.axes[1:])
+        # A bias as wide as the residual stream is small: whole, it needs no collective of its own.
+        axis = "norm" if self.axes[1] == "embed" else self.axes[1]
+        return x @ kernel + bias(self, "bias", self.config, (self.features,), (axis,))
 
 
 class Embedding(nn.Module):
@@ -79,9 +113,8 @@ class Embedding(nn.Module):
     axes: tuple[str | None, str | None]
 
     def setup(self):
-        self.embedding = weight(
-            self, "embedding", self.config, (self.rows, self.config.hidden_size), self.axes
-        )
+        shape = (self.rows, self.config.hidden_size)
+        self.embedding = _parameter(self, "embedding", self.config, shape, self.axes)
 
     def __call__(self, ids):
         rows, width = splitting_axes(self.axes, self.embedding.shape)

@@ -17,11 +17,13 @@ from tests.devices import EIGHT
 
 ROOT = Path(__file__).parents[1]
 STEPS, MORE = 50, 60
-# float32, dropout on; a constant learning rate, so that a run may be made longer.
+# float32, dropout on. A constant learning rate, so that a run may be made longer; a low one, or
+# what float32 rounds away grows tenfold every few steps.
 RUN = (
     "--config=tests/tiny_recipe.py",
     "--config.train.eval_every=0",
     "--config.train.checkpoint_every=0",
+    "--config.optimizer.learning_rate=2e-3",
     "--config.optimizer.warmup=5 steps",
     "--config.optimizer.final_share=1.0",
 )
@@ -88,7 +90,7 @@ def one(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one") / "run"
     train(workdir, data, MORE, XLA_FLAGS="--xla_backend_optimization_level=0")
     found = losses(workdir)
-    assert len(found) == MORE and found[-1] < found[0] - 0.3
+    assert len(found) == MORE and found[-1] < found[0] - 0.2
     return found
 
 

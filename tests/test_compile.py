@@ -181,13 +181,16 @@ GOLDENS = {
         **{"train.batch_size": 512, "mesh.data": 1, "mesh.fsdp": 16},
     ),
     "v1-large on v5p:4x4x4": Golden(
-        "deberta_v1_large", "v5p:4x4x4", 1, {"fsdp": 64}, 23, ("all-gather", "ICI")
+        "deberta_v1_large", "v5p:4x4x4", 1, {"data": 4, "fsdp": 16}, 23, ("all-gather", "ICI"),
+        **{"mesh.data": 4, "mesh.fsdp": 16},
     ),
     "v2-xxlarge on v6e:16x16": Golden(
-        "deberta_v2_xxlarge", "v6e:16x16", 1, {"fsdp": 256}, 46, ("all-gather", "ICI")
+        "deberta_v2_xxlarge", "v6e:16x16", 1, {"data": 16, "fsdp": 16}, 46, ("all-gather", "ICI"),
+        **{"mesh.data": 16, "mesh.fsdp": 16},
     ),
+    # Shards of 1536 / 256 = 6 numbers: the compiler sums a layer's gradients whole.
     "v2-xxlarge on 2 x v5e:16x16": Golden(
-        "deberta_v2_xxlarge", "v5e:16x16", 2, {"data": 2, "fsdp": 256}, 46, ("all-gather", "ICI")
+        "deberta_v2_xxlarge", "v5e:16x16", 2, {"data": 2, "fsdp": 256}, 46, ("all-reduce", "ICI")
     ),
 }  # fmt: skip
 
@@ -205,7 +208,7 @@ def test_golden(name, tmp_path):
     assert golden.stack not in sizes(found["largest_all_gather"]["shape"])
     longest = found["collectives"][0]
     assert (longest["kind"], longest["link"]) == golden.dominant, found["collectives"]
-    assert 0.2 < found["estimated_mfu"] < 0.8
+    assert 0.1 < found["estimated_mfu"] < 0.8
     if found["slices"] > 1:
         crossing = [row for row in found["collectives"] if row["link"] == "DCN"]
         assert {row["kind"] for row in crossing} == {"all-reduce"}  # gradients, nothing else

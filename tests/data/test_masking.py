@@ -194,8 +194,9 @@ def test_positions_are_equally_likely(seed, max_ngram):
     for step in range(30):
         hits += targets(ids, mask(ids, segments, config, seed=seed, step=step)).sum(axis=0)
     rate = hits[1:-1] / maskable[1:-1]
+    # Five standard deviations of the narrowest part.
     for part in [*np.array_split(rate, 10), rate[:40], rate[-40:], rate[:8], rate[-8:]]:
-        assert part.mean() == pytest.approx(0.15, rel=0.03)
+        assert part.mean() == pytest.approx(0.15, rel=0.05)
 
 
 def test_pure_and_different_by_step_and_seed(seed):

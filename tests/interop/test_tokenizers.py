@@ -15,6 +15,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from deberta_jax.data.tokenizer import Tokenizer, train_tokenizer, write_pretrained
 from deberta_jax.errors import UserError
 from deberta_jax.interop.tokenizers import load_tokenizer
+from tests.segmentations import assert_same_but_for_ties
 
 SPECIALS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 RELEASED_V3 = {"do_lower_case": False, "vocab_type": "spm"}
@@ -329,8 +330,8 @@ def test_our_own_export(transformers, tmp_path, seed):
     np.testing.assert_array_equal(ours.word_start_V, tokenizer.word_start_V)
     for text in random_texts(seed):
         if "[" not in text:
-            expected = tokenizer.encode(text)
-            np.testing.assert_array_equal(ours.encode(text, add_special_tokens=False), expected)
+            ids = ours.encode(text, add_special_tokens=False)
+            assert_same_but_for_ties(ids.tolist(), tokenizer.encode(text).tolist(), tokenizer)
 
 
 def test_special_tokens_pairs_and_decoding(models_of, tmp_path):

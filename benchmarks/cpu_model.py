@@ -146,7 +146,8 @@ def step_ours(arguments):
     def step():
         nonlocal state
         with sharding.on(plan.mesh):
-            state, metrics = plan.train_step(state, sharding.to_devices(batch, plan.mesh))
+            rows = sharding.to_devices(batch, plan.mesh)
+            state, metrics = plan.train_step(state, rows, np.uint32(0))
         return float(jax.block_until_ready(metrics)["train/loss"])
 
     return step

@@ -20,6 +20,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
+SEED = np.uint32(0)
 VARIANTS = ("ours", "trainer", "ours_with_sift")
 
 
@@ -57,14 +60,14 @@ def ours(arguments, sift_weight=0.0) -> None:
     with sharding.on(plan.mesh):
         compiled = {batch["input_ids"].shape: batch for _, batch in batches.once()}
         for batch in compiled.values():
-            state, metrics = plan.train_step(state, sharding.to_devices(batch, plan.mesh))
+            state, metrics = plan.train_step(state, sharding.to_devices(batch, plan.mesh), SEED)
         float(metrics["train/loss"])
         for _ in sys.stdin:
             start, tokens = time.perf_counter(), 0
             for _ in range(arguments.steps):
                 batch = next(stream)
                 tokens += int(batch["segment_ids"].sum())
-                state, metrics = plan.train_step(state, sharding.to_devices(batch, plan.mesh))
+                state, metrics = plan.train_step(state, sharding.to_devices(batch, plan.mesh), SEED)
             float(metrics["train/loss"])
             tell(time.perf_counter() - start, tokens)
 

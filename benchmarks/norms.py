@@ -17,6 +17,7 @@ from deberta_jax.parallel import sharding
 from deberta_jax.training.duration import Clockwork
 from deberta_jax.training.plan import make_plan
 
+SEED = np.uint32(0)
 STEPS = 15
 PREDICTIONS = 20
 
@@ -43,7 +44,7 @@ def prepared(norms_every: str):
     with sharding.on(plan.mesh):
         state = plan.initialize(jax.random.key(0))
         batch = sharding.to_devices(batch, plan.mesh)
-        return plan.train_step.lower(state, batch).compile(), state, batch
+        return plan.train_step.lower(state, batch, SEED).compile(), state, batch
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
     for turn in range(STEPS + 2):
         for name, (step, state, batch) in programs.items():
             start = time.process_time()
-            state, _ = jax.block_until_ready(step(state, batch))
+            state, _ = jax.block_until_ready(step(state, batch, SEED))
             if turn >= 2:
                 seconds[name].append(time.process_time() - start)
             programs[name] = step, state, batch

@@ -54,7 +54,7 @@ def lower_step(config, chip: str, attend=None) -> jax.stages.Lowered:
         model=config,
         data=DataConfig(sequence_length=LENGTH),
         masking=MaskingConfig(num_predictions=PREDICTIONS),
-        train=TrainConfig(batch_size=BATCH, prng="rbg"),
+        train=TrainConfig(batch_size=BATCH),
     )
     plan = compile.plan_for(run, tpu_devices(chip)[:1])
     with with_attention(attend) if attend else nullcontext():

@@ -35,7 +35,6 @@ def get_config():
 
     config.train.duration = "1M steps"
     config.train.batch_size = 2048
-    config.train.prng = "rbg"
     config.optimizer.learning_rate = 1.5e-4
     config.optimizer.warmup = "10k steps"
     config.optimizer.bias_correction = False

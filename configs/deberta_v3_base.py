@@ -35,7 +35,6 @@ def get_config():
 
     config.train.duration = "500k steps"
     config.train.batch_size = 8192
-    config.train.prng = "rbg"
     config.optimizer.learning_rate = 6e-4
     config.optimizer.b2 = 0.98
     config.optimizer.warmup = "10k steps"

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import flags
 
 from deberta_jax import command, objectives
@@ -121,7 +122,7 @@ def lower_step(config: Config, plan: Plan) -> jax.stages.Lowered:
         for name, (shape, dtype) in shapes.items()
     }
     with sharding.on(plan.mesh):
-        return plan.train_step.lower(plan.abstract, batch)
+        return plan.train_step.lower(plan.abstract, batch, np.uint32(config.seed))
 
 
 def fit(config: Config, topology: str, slices: int = 1) -> list[Report]:

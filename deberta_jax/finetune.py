@@ -9,6 +9,7 @@ goes on where it stood.
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +29,14 @@ from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.tokenizers import PretrainedTokenizer
 from deberta_jax.model.config import ModelConfig
+from deberta_jax.parallel.sharding import local_rows
 from deberta_jax.pretrained import read_checkpoint, tokenizer_of
 from deberta_jax.train import claim_workdir
 from deberta_jax.training import loop
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.duration import Clockwork
 from deberta_jax.training.evaluation import make_prediction
-from deberta_jax.training.plan import make_plan
+from deberta_jax.training.plan import Plan, make_plan
 from deberta_jax.workdir import TOKENIZER
 
 # What a run sets of the architecture; all else of it is the checkpoint's.
@@ -76,8 +78,6 @@ class Session(NamedTuple):
             self.config.train.batch_size,
             self.tokenizer.pad_id,
             seed,
-            jax.process_index(),
-            jax.process_count(),
         )
 
 
@@ -250,15 +250,17 @@ def run(session: Session, seed: int, workdir: Path) -> dict[str, float] | None:
     claim_workdir(config, workdir)
     if jax.process_index() == 0:
         session.tokenizer.save(workdir / TOKENIZER)
-    layouts = jax.tree.map(lambda leaf: leaf.sharding, plan.abstract.params)
-    predict = make_prediction(objective, layouts, plan.mesh)
+    rows, outputs = (
+        local_rows(config.train.batch_size, plan.mesh),
+        make_outputs(session, objective, plan),
+    )
     mean_length = _tokens(session.train) / len(session.train.items)
     trained = loop.train(
         plan,
         config,
         workdir,
-        batches.train,
-        lambda params: measure(session, objective, predict, params)[0],
+        lambda step: batches.train(step, rows),
+        lambda params: measure(session, objective, outputs, params)[0],
         objective.flops_per_token(round(mean_length)),
         None if config.finetune.fresh_weights else lambda: initial_params(session, objective, seed),
     )
@@ -266,10 +268,10 @@ def run(session: Session, seed: int, workdir: Path) -> dict[str, float] | None:
         return None
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step, params = checkpoints.restore_params(plan.abstract.params, checkpoints.best())
-    measured, predictions = measure(session, objective, predict, params)
+    measured, predictions = measure(session, objective, outputs, params)
     found = {("validation", name): lines for name, lines in predictions.items()}
     for name, given in session.test.items():
-        logits, _ = outputs(session, predict, params, given)
+        logits, _ = outputs(params, given)
         found["test", name] = session.task.predictions(logits, given)
     if jax.process_index() == 0:
         write_predictions(session, found, workdir)
@@ -288,11 +290,11 @@ def initial_params(session: Session, objective, seed: int):
     return pretrained.from_state_dict(objective.model, tensors, new=_NEW, seed=seed)
 
 
-def measure(session: Session, objective, predict, params):
+def measure(session: Session, objective, outputs, params):
     """(metrics, predictions by set) on the validation sets."""
     metrics, predictions = {}, {}
     for name, given in session.validation.items():
-        logits, sums = outputs(session, predict, params, given)
+        logits, sums = outputs(params, given)
         found = session.task.predictions(logits, given)
         weights = {"items": sum(float(item["weights"].sum()) for item in given.items)}
         metrics[_metric(name, "loss")] = float(objective.summarize(sums, weights)["loss"])
@@ -302,14 +304,21 @@ def measure(session: Session, objective, predict, params):
     return metrics, predictions
 
 
-def outputs(session: Session, predict, params, given: Encoded):
-    """(logits of each item, sums over all of them)."""
-    logits, sums = [None] * len(given.items), None
-    for group, found in predict(params, session.batches(given).once()):
-        for item, row in zip(group, found["logits"], strict=False):
-            logits[item] = row
-        sums = found["sums"] if sums is None else jax.tree.map(np.add, sums, found["sums"])
-    return logits, sums
+def make_outputs(session: Session, objective, plan: Plan) -> Callable:
+    """`(params, examples) -> (logits of each item, sums over all of them)`."""
+    layouts = jax.tree.map(lambda leaf: leaf.sharding, plan.abstract.params)
+    predict = make_prediction(objective, layouts, plan.mesh)
+    rows = local_rows(session.config.train.batch_size, plan.mesh)
+
+    def outputs(params, given: Encoded):
+        logits, sums = [None] * len(given.items), None
+        for group, found in predict(params, session.batches(given).once(rows)):
+            for item, row in zip(group, found["logits"], strict=False):
+                logits[item] = row
+            sums = found["sums"] if sums is None else jax.tree.map(np.add, sums, found["sums"])
+        return logits, sums
+
+    return outputs
 
 
 def write_predictions(session: Session, found: dict, workdir: Path) -> None:

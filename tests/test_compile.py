@@ -49,7 +49,7 @@ def compile_for_pod(out, *arguments):
 
 def test_a_small_run_fits_and_everything_is_reported(tmp_path):
     status, found, output, errors = compile_for_pod(
-        tmp_path / "out.json", *SMALL, "--topology=v5e:2x2", "--config.train.prng=rbg"
+        tmp_path / "out.json", *SMALL, "--topology=v5e:2x2"
     )
     assert status == 0, errors
     assert found.keys() >= KEYS

@@ -21,7 +21,7 @@ def seeds(rng, heads: int, batch: int, first=(0, 0)):
         jnp.asarray(start, jnp.uint32) + jnp.arange(count, dtype=jnp.uint32)
         for start, count in zip(first, (batch, heads), strict=True)
     )
-    return _mix(_mix(words_211 + item_B) ^ head_H[:, None]).swapaxes(0, 1)
+    return mix(mix(words_211 + item_B) ^ head_H[:, None]).swapaxes(0, 1)
 
 
 def keep(seeds_H2B, rate: float, first_query, queries: int, keys: int):
@@ -30,15 +30,18 @@ def keep(seeds_H2B, rate: float, first_query, queries: int, keys: int):
     # A stride that is the same for every length: padding of the keys changes no bit.
     place_QK = query[:, None] * np.uint32(2**16) + jnp.arange(keys, dtype=jnp.uint32)
     first, second = seeds_H2B.swapaxes(0, 1)[..., None, None]
-    bits_HBQK = _mix(_mix(place_QK ^ first) + second)
+    bits_HBQK = mix(mix(place_QK ^ first) + second)
     return bits_HBQK >= np.uint32(round(rate * 2**32))
 
 
-def _mix(x):
+def mix(x, salt=None):
     """A bijection of 32 bits whose every output bit depends on every input bit.
 
+    With a `salt` (32 bits) it is another bijection for each: the salt enters between its halves.
     Source: C. Wellons, "Prospecting for Hash Functions" (lowbias32), 2018.
     """
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    if salt is not None:
+        x = x ^ salt
     x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
     return x ^ (x >> 16)

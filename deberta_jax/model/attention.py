@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 from deberta_jax.kernels import device, disentangled_attention
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.dropout import Dropout
 from deberta_jax.model.layers import bias, weight
 from deberta_jax.parallel.layout import splitting_axes
 
@@ -40,7 +41,7 @@ class DisentangledSelfAttention(nn.Module):
         else:
             self.qkv_bias = bias(self, "qkv_bias", c, (3, *heads), (None, "heads", "head"))
         self._setup_relative(heads)
-        self.relative_dropout = nn.Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
+        self.relative_dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
 
     def _setup_relative(self, heads):
         """Own projections of relative rows; v1 has no bias on the relative key."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from deberta_jax.model.attention import DisentangledSelfAttention
 from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.dropout import Dropout
 from deberta_jax.model.layers import (
     ACTIVATIONS,
     VOCABULARY_TABLE,
@@ -46,7 +47,7 @@ class Embeddings(nn.Module):
         if c.position_biased_input or c.decodes_with_emd:
             self.position_embeddings = Embedding(c, c.max_position_embeddings, (None, "embed"))
         self.norm = layer_norm(c)
-        self.dropout = nn.Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
+        self.dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
 
     def __call__(self, input_ids_BL, position_ids_BL, segments_BL):
         hidden_BLE = self.word_embeddings(input_ids_BL)
@@ -78,7 +79,7 @@ class Layer(nn.Module):
         )
         context = context.reshape(*context.shape[:2], c.hidden_size)
         residual = hidden_BLE if queries_BPE is None else queries_BPE
-        dropout = nn.Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
+        dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
 
         output = Dense(c, c.hidden_size, ("heads", "embed"), name="attention_output")(context)
         output = dropout(output)
@@ -113,7 +114,7 @@ class Convolution(nn.Module):
             same = (_shifted(segments_BL, offset) == segments_BL)[..., None]
             output += jnp.where(same, _shifted(embeddings_BLE, offset), 0) @ kernel_TEF[tap]
         valid = (segments_BL > 0)[..., None]
-        dropout = nn.Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
+        dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
         output = ACTIVATIONS[c.conv_act](dropout(jnp.where(valid, output, 0)))
         output = layer_norm(c, "norm")(layer_output_BLE + output)
         return constrain(output * valid)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.dropout import Dropout
 from deberta_jax.model.heads import Deberta, DebertaForMaskedLM
 from deberta_jax.model.layers import ACTIVATIONS, Dense, layer_norm
 
@@ -21,10 +22,10 @@ class Pooler(nn.Module):
         return ACTIVATIONS["gelu"](dense(hidden_BLE[:, 0]))
 
 
-def classifier_dropout(model) -> nn.Dropout:
+def classifier_dropout(model) -> Dropout:
     """The dropout before a classifier: its own rate, or else that of the hidden states."""
     rate = model.classifier_dropout
-    return nn.Dropout(model.config.hidden_dropout_prob if rate is None else rate)
+    return Dropout(model.config.hidden_dropout_prob if rate is None else rate)
 
 
 class DebertaForSequenceClassification(Deberta):

@@ -88,9 +88,3 @@ class TrainConfig:
     best_metric: str = ""
     # Evaluations without a better one after which a run stops early. 0: never.
     patience: int = 0
-    # Random bits: "threefry2x32" (the same on every mesh) or "rbg" (faster, differs by mesh).
-    prng: str = "threefry2x32"
-
-    def __post_init__(self):
-        if self.prng not in ("threefry2x32", "rbg"):
-            raise UserError(f"train.prng is {self.prng!r}; it must be 'threefry2x32' or 'rbg'")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from deberta_jax.parallel import sharding
 from deberta_jax.training import summary
@@ -77,6 +78,7 @@ def train(
         }
         checkpoints.save(step, state, position, clock)
 
+    seed = np.uint32(config.seed)
     step, total, held_out = first_step, clockwork.total_steps, None
     if restored:
         recorder.note(f"going on after step {first_step} of {total} in {workdir}")
@@ -91,7 +93,7 @@ def train(
                 shapes = tuple(rows.shape for rows in batch.values())
                 trace = jax.profiler.StepTraceAnnotation("train", step_num=step)
                 with recorder.starting(shapes), trace:
-                    state, metrics = plan.train_step(state, batch)
+                    state, metrics = plan.train_step(state, batch, seed)
                 # The step before is reported only now that the devices are busy with this one.
                 if _due(step, every["log"]):
                     recorder.report()

@@ -25,7 +25,8 @@ class Plan(NamedTuple):
         every: steps between two "log", "eval", "checkpoint" and "norms"; 0 for never.
         abstract: shapes, types and shardings of the training state.
         initialize: `(rng, params or None) -> state`, made in shards; params replace random ones.
-        train_step: `(state, batch) -> (state, metrics)`, jitted, the state donated.
+        train_step: `(state, batch, seed) -> (state, metrics)`, jitted, the state donated; the seed
+            is uint32 [].
         evaluate: `(params, batches) -> {"eval/" + metric: value}`.
     """
 
@@ -42,7 +43,7 @@ def make_plan(config, objective, clockwork: Clockwork, devices=None) -> Plan:
     """Raises `UserError` for whatever in the config cannot be run on these devices.
 
     Args:
-        config: a `deberta_jax.config.Config`; read are `seed`, `train`, `optimizer` and `mesh`.
+        config: a `deberta_jax.config.Config`; read are `train`, `optimizer` and `mesh`.
         objective: what is learned (`objectives.Objective`).
         clockwork: the run's units of time, its total steps included.
         devices: what to run on, or to compile for; all that JAX has unless told otherwise.
@@ -65,14 +66,12 @@ def make_plan(config, objective, clockwork: Clockwork, devices=None) -> Plan:
         objective,
         optimizer,
         schedule,
-        config.seed,
         settings.microbatches,
-        settings.prng,
         norms_every=every["norms"],
     )
     train_step = jax.jit(
         step,
-        in_shardings=(layouts, sharding.batch_sharding(mesh)),
+        in_shardings=(layouts, sharding.batch_sharding(mesh), sharding.replicated(mesh)),
         out_shardings=(layouts, sharding.replicated(mesh)),
         donate_argnums=0,
     )

@@ -1,4 +1,4 @@
-"""The step: a pure function of (state, batch). Its randomness is fold_in(key, step)."""
+"""The step: a pure function of (state, batch, seed). Its randomness is fold_in(key, step)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +8,18 @@ from deberta_jax.training.norms import part_norms
 from deberta_jax.training.state import TrainState
 
 
-def make_train_step(
-    objective, optimizer, schedule, seed: int, microbatches: int, prng: str, norms_every: int = 0
-):
-    """`(state, batch) -> (state, metrics)`; the batch is computed in `microbatches` parts.
+def make_train_step(objective, optimizer, schedule, microbatches: int, norms_every: int = 0):
+    """`(state, batch, seed) -> (state, metrics)`; the batch is computed in `microbatches` parts.
 
     The parts' losses are divided by the whole batch's weights, so that any number of parts gives
     the gradient of the whole batch. Where `norms_every` is not 0, the metrics also hold "norms":
     {kind: [parts]} of the weights before the step, of the gradient before it is clipped, and of the
-    update; they are measured at every so many steps, and zeros at the others.
+    update; they are measured at every so many steps, and zeros at the others. The seed is an
+    argument, not part of the program, so that runs with other seeds need no compilation.
     """
 
-    def train_step(state: TrainState, batch: dict[str, jax.Array]):
-        rng = jax.random.fold_in(jax.random.key(seed, impl=prng), state.step)
+    def train_step(state: TrainState, batch: dict[str, jax.Array], seed: jax.Array):
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
         weights = objective.weights(batch)
 
         def gradient(index, rows):

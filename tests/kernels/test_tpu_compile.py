@@ -98,7 +98,7 @@ def sharded_step(topology, data, tensor):
     inputs |= dict.fromkeys(("masked_positions", "masked_labels"), masked)
     inputs["masked_weights"] = abstract(predictions, jnp.float32)
     with sharding.on(plan.mesh):
-        text = plan.train_step.lower(plan.abstract, inputs).compile().as_text()
+        text = plan.train_step.lower(plan.abstract, inputs, np.uint32(0)).compile().as_text()
     found = {name: [] for name in ("custom-call", *SCATTERED)}
     for line in text.splitlines():
         opcode = re.search(r"= .*? ([a-z-]+)\(", line)

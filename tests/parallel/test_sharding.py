@@ -145,10 +145,8 @@ def run_steps(mesh, objective, microbatches, seed, steps=3):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     whole = sharding.replicated(mesh)
     step = jax.jit(
-        make_train_step(
-            objective, optimizer, rate, seed, microbatches, "threefry2x32", norms_every=1
-        ),
-        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        make_train_step(objective, optimizer, rate, microbatches, norms_every=1),
+        in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
         out_shardings=(shardings, whole),
         donate_argnums=0,
         compiler_options={"xla_backend_optimization_level": 0},
@@ -157,7 +155,7 @@ def run_steps(mesh, objective, microbatches, seed, steps=3):
         state = initialize(jax.random.key(seed))
         for number in range(steps):
             batch = small.random_batch(objective.config, seed + number, batch=8)
-            state, metrics = step(state, sharding.to_devices(batch, mesh))
+            state, metrics = step(state, sharding.to_devices(batch, mesh), np.uint32(seed))
     return state, jax.device_get(metrics)
 
 

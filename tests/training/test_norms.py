@@ -41,9 +41,9 @@ def test_a_step_records_weights_gradient_and_update(seed):
     config = small.variant(num_hidden_layers=1)
     params, batch = small.random_params(config, seed), small.random_batch(config, seed)
     objective, optimizer = MaskedLanguageModelling(config), optax.sgd(0.5)
-    step = make_train_step(objective, optimizer, lambda _: 0.5, 0, 1, "threefry2x32", norms_every=1)
+    step = make_train_step(objective, optimizer, lambda _: 0.5, 1, norms_every=1)
     state = TrainState(jnp.int32(0), params, optimizer.init(params))
-    after, metrics = jax.device_get(jax.jit(step)(state, batch))
+    after, metrics = jax.device_get(jax.jit(step)(state, batch, 0))
     norms = metrics["norms"]
     np.testing.assert_allclose(norms["weight"], part_norms(params), rtol=1e-5)
     np.testing.assert_allclose(norm(norms["gradient"]), metrics["optim/grad_norm"], rtol=1e-5)

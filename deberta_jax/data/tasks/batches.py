@@ -1,6 +1,7 @@
 """Examples to batches of few static shapes. A batch is a pure function of the seed and the step."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -14,6 +15,8 @@ from deberta_jax.errors import UserError
 # Lengths are multiples of it: few enough to choose among, and what vector units like.
 _MULTIPLE = 8
 _AHEAD = 4
+# Rows of a batch that one process has, in blocks (`parallel.sharding.local_rows`).
+Rows = tuple[range, ...]
 
 
 def choose_lengths(lengths: Sequence[int], count: int) -> tuple[int, ...]:
@@ -46,7 +49,7 @@ def choose_lengths(lengths: Sequence[int], count: int) -> tuple[int, ...]:
 
 
 class Batches:
-    """The batches of a set of examples; process p has the p-th block of rows of each."""
+    """The batches of a set of examples, or some of the rows of each."""
 
     def __init__(
         self,
@@ -55,10 +58,8 @@ class Batches:
         batch_size: int,
         pad_id: int,
         seed: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
     ):
-        """Raises `UserError` where the batch does not divide among the processes.
+        """Takes the examples; batches are made when asked for.
 
         Args:
             items: the examples; none is longer than the last of `lengths`.
@@ -66,18 +67,14 @@ class Batches:
             batch_size: rows of a batch, over all processes.
             pad_id: the token of padding.
             seed: of the order.
-            process_index: which block of rows to make.
-            process_count: how many blocks there are.
+
+        Raises:
+            UserError: the batch has no rows.
         """
-        if batch_size < 1 or batch_size % process_count:
-            raise UserError(
-                f"train.batch_size {batch_size} has to be a positive multiple of the number of "
-                f"processes, {process_count}"
-            )
+        if batch_size < 1:
+            raise UserError(f"train.batch_size is {batch_size}; it must be at least 1")
         self._items, self._lengths, self._pad_id = items, np.array(lengths), pad_id
         self._batch_size, self._seed = batch_size, seed
-        self._count = batch_size // process_count
-        self._first = process_index * self._count
         sizes = np.array([item["input_ids"].shape[-1] for item in items], int)
         self._bucket = np.searchsorted(self._lengths, sizes)
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
@@ -108,35 +105,36 @@ class Batches:
         starts = range(0, len(order), self._batch_size)
         return [order[start : start + self._batch_size] for start in starts]
 
-    def train(self, start_step: int = 0) -> Iterator[Batch]:
-        """This process's rows of the batches from `start_step` on, without end."""
+    def train(self, start_step: int = 0, rows: Rows | None = None) -> Iterator[Batch]:
+        """The batches from `start_step` on, without end; of each, `rows` (all by default)."""
 
         def batch_at(step: int) -> Batch:
             epoch, index = divmod(step, self.per_epoch)
-            return self._make(self._epoch(epoch)[index])
+            return self._make(self._epoch(epoch)[index], rows)
 
         return iter(prefetched(grain.MapDataset.range(start_step, FOREVER).map(batch_at), _AHEAD))
 
-    def once(self) -> Iterator[tuple[np.ndarray, Batch]]:
-        """(numbers of the examples of all processes, this process's rows) of all examples once."""
+    def once(self, rows: Rows | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
+        """(numbers of a whole batch's examples, its `rows`) over all examples once, in order."""
         order = np.argsort(self._bucket, kind="stable")
         for group in self._groups(order):
-            yield group, self._make(group)
+            yield group, self._make(group, rows)
 
     def _length(self, group) -> int:
         return int(self._lengths[self._bucket[group].max()])
 
-    def _make(self, group: np.ndarray) -> Batch:
-        """A batch of some examples, filled up with rows that weigh nothing."""
+    def _make(self, group: np.ndarray, rows: Rows | None) -> Batch:
+        """Rows of a batch of some examples, filled up with rows that weigh nothing."""
         length = self._length(group)
-        mine = [self._items[i] for i in group[self._first : self._first + self._count]]
+        numbers = list(itertools.chain(*rows or (range(self._batch_size),)))
         batch = {}
         for name, sample in self._items[0].items():
             fill = self._pad_id if name == "input_ids" else 0
             shape = (*sample.shape[:-1], length) if sample.ndim else ()
-            rows = np.full((self._count, *shape), fill, sample.dtype)
-            for row, item in enumerate(mine):
-                place = (row, ..., slice(item[name].shape[-1])) if sample.ndim else row
-                rows[place] = item[name]
-            batch[name] = rows
+            found = np.full((len(numbers), *shape), fill, sample.dtype)
+            for place, row in enumerate(numbers):
+                if row < len(group):
+                    values = self._items[group[row]][name]
+                    found[(place, ..., slice(values.shape[-1])) if sample.ndim else place] = values
+            batch[name] = found
         return batch

@@ -47,10 +47,10 @@ def test_no_other_lengths_pad_less(count, seed):
     assert padded(lengths, found) == best
 
 
-def made(seed, **options):
+def made(seed):
     given = items(seed)
     sizes = [len(item["input_ids"]) for item in given]
-    return given, Batches(given, choose_lengths(sizes, 3), 8, 0, seed, **options)
+    return given, Batches(given, choose_lengths(sizes, 3), 8, 0, seed)
 
 
 def test_an_epoch_holds_every_example_once_in_batches_of_few_shapes(seed):
@@ -82,15 +82,23 @@ def test_a_batch_is_a_function_of_the_seed_and_the_step(seed):
     assert orders[:7] != orders[7:14]
 
 
-def test_processes_have_their_blocks_of_rows(seed):
-    _, whole = made(seed)
-    parts = [made(seed, process_index=p, process_count=2)[1] for p in range(2)]
-    streams = [itertools.islice(batches.train(), 7) for batches in (whole, *parts)]
-    for want, *blocks in zip(*streams, strict=True):
+def test_a_process_has_the_rows_that_its_devices_hold(seed):
+    _, batches = made(seed)
+    held = (range(2), range(4, 6)), (range(2, 4), range(6, 8))
+    order = np.argsort([0, 1, 4, 5, 2, 3, 6, 7])
+    streams = [itertools.islice(batches.train(3, rows), 7) for rows in (None, *held)]
+    for want, *parts in zip(*streams, strict=True):
         for name in want:
-            np.testing.assert_array_equal(np.concatenate([b[name] for b in blocks]), want[name])
-    with pytest.raises(UserError, match=r"batch_size 8 .* number of processes, 3"):
-        made(seed, process_count=3)
+            joined = np.concatenate([part[name] for part in parts])[order]
+            np.testing.assert_array_equal(joined, want[name])
+    for (group, want), (again, part) in zip(batches.once(), batches.once(held[1]), strict=True):
+        np.testing.assert_array_equal(group, again)
+        np.testing.assert_array_equal(part["labels"], want["labels"][[2, 3, 6, 7]])
+
+
+def test_a_batch_has_rows(seed):
+    with pytest.raises(UserError, match=r"train\.batch_size is 0"):
+        Batches(items(seed), (64,), 0, 0)
 
 
 def test_once_tells_which_examples_its_rows_are(seed):

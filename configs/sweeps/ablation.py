@@ -71,7 +71,7 @@ def tiny(config):
     config.model.dtype = "float32"
     config.model.remat = "none"
 
-    config.train.duration = "500 steps"
+    config.train.duration = "2000 steps"
     config.train.batch_size = 16
     config.train.log_every = "50 steps"
     config.train.eval_every = "25%"

@@ -2,7 +2,7 @@
 
     python -m deberta_jax.prepare --config=configs/quickstart.py --workdir=runs/books \
         --config.data.corpus=TRAIN.jsonl --config.data.validation_corpus=VALID.jsonl
-    python -m deberta_jax.train   (the same, with --config.train.duration="1400 steps")
+    python -m deberta_jax.train   (the same, with --config.train.duration="8000 steps")
     python benchmarks/finetuning.py --data=DATA --init=runs/books --workdir=runs/finetuning
 
 DATA holds sst2/{train,dev}.tsv and rte/{train,dev}.tsv as GLUE has them, two files of SQuAD's form
@@ -20,12 +20,12 @@ import sys
 from pathlib import Path
 
 # Examples, epochs and lengths are cut so that all 24 runs take under an hour on two CPU cores.
-COMMON = {"optimizer.learning_rate": 5e-4, "optimizer.warmup": "10%", "train.eval_every": "0"}
+COMMON = {"optimizer.learning_rate": 1e-3, "optimizer.warmup": "10%", "train.eval_every": "0"}
 TASKS = {
     "sst2": {
         "task.train_examples": 6000,
         "task.max_length": 64,
-        "train.duration": "2 epochs",
+        "train.duration": "3 epochs",
     },
     "rte": {
         "task.train_examples": 0,

@@ -12,4 +12,4 @@ install_environment demo,dev,finetune,parity,search,tpu
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 # A file stays in one process: its runs and prepared data are made once.
-.venv/bin/python -m pytest -n auto --dist loadfile "$@"
+.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

@@ -16,3 +16,12 @@ def seed():
     value = secrets.randbelow(2**31)
     print(f"seed = {value}")
     return value
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first: no process is left alone with one at the end."""
+    minutes = dict.fromkeys((item.path for item in items), 0)
+    for item in items:
+        if mark := item.get_closest_marker("slow"):
+            minutes[item.path] += mark.kwargs.get("minutes", 1)
+    items.sort(key=lambda item: -minutes[item.path])

@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 def compiled_for_tpu(function, *arguments):
@@ -22,7 +25,7 @@ def compiled_for_tpu(function, *arguments):
     )
     result = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
         capture_output=True,
         text=True,
@@ -30,3 +33,20 @@ def compiled_for_tpu(function, *arguments):
     )
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def compile_for_pod(out, *arguments):
+    """(exit status, report, output, errors) of the verb `compile`."""
+    pytest.importorskip("libtpu")
+    command = [sys.executable, "-m", "deberta_jax.compile", *arguments, f"--json={out}"]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
+    )
+    report = json.loads(out.read_text()) if out.exists() else None
+    return done.returncode, report, done.stdout, done.stderr
+
+
+def sizes(shape):
+    """The axes of a shape as HLO writes it."""
+    return [int(n) for n in re.search(r"\[([\d,]+)\]", shape)[1].split(",")]

@@ -118,7 +118,7 @@ def plot_curves(parsed, out: Path) -> None:
             runs.setdefault(label, []).append(workdir)
     else:
         runs = report.grouped(workdirs)
-    report.plot_runs(runs, out, parsed.metric or ())
+    report.plot_panels(runs, out, parsed.metric or ())
 
 
 def plot_norms(parsed, out: Path) -> None:

@@ -1,16 +1,11 @@
 """Learning curves of many runs, and the variants' differences, as pictures."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from deberta_jax.report.results import DONE, Result, Summary, metric_names, summarize
-from deberta_jax.training.metrics import read_metrics
+from deberta_jax.report.series import BASELINE, is_loss, metric_label, read_series
 
-# More points than this on one line cannot be told apart.
-_MOST_POINTS = 400
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -23,7 +18,6 @@ def plot_runs(
     runs: Mapping[str, Sequence[Path]],
     path: Path,
     metric: str = "eval/loss",
-    baseline: str | None = "eval/unigram_loss",
     title: str = "",
 ) -> Path | None:
     """Draws one metric of many runs by step: a line a label, and the span of its runs around it.
@@ -33,38 +27,33 @@ def plot_runs(
         path: a .png or .svg; in an SVG, everything of the label at position i is in a group whose
             id begins with "variant-i-".
         metric: which one, as in `metrics.jsonl`.
-        baseline: a metric whose last value is a dashed line, where runs have it and `metric` is a
-            loss; None for no such line.
 
     Returns:
         The path; None where no run has the metric yet.
     """
     plt = _pyplot()
     figure, axis = plt.subplots(figsize=(9, 5.2), layout="constrained")
-    level, drawn = None, False
+    drawn, levels = False, []
     for position, (label, workdirs) in enumerate(runs.items()):
-        every = [read_metrics(Path(workdir)) for workdir in workdirs]
-        found = [points for lines in every if len(points := _points(lines, metric))]
-        if not found:
+        if not (found := read_series(workdirs, metric)):
             continue
-        drawn = True
-        steps, mean, low, high = _span(found)
-        count = f" ({len(found)} seeds)" if len(found) > 1 else ""
+        drawn, count = True, len(found.values)
         axis.plot(
-            steps, mean, linewidth=1.6, label=label + count, gid=f"variant-{position}-line",
-            marker="." if len(steps) < 30 else None, **look(position),
+            found.steps, found.mean, linewidth=1.6, gid=f"variant-{position}-line",
+            label=f"{label} ({count} seeds)" if count > 1 else label,
+            marker="." if len(found.steps) < 30 else None, **look(position),
         )  # fmt: skip
-        if len(found) > 1:
+        if count > 1:
             axis.fill_between(
-                steps, low, high, color=look(position)["color"], alpha=0.18, linewidth=0,
+                found.steps, found.values.min(axis=0), found.values.max(axis=0),
+                color=look(position)["color"], alpha=0.18, linewidth=0,
                 gid=f"variant-{position}-span",
             )  # fmt: skip
-        if baseline and metric.endswith("loss"):
-            values = [line[baseline] for lines in every for line in lines if baseline in line]
-            level = values[-1] if values else level
-    if level is not None:
+        if is_loss(metric) and (level := read_series(workdirs, BASELINE)):
+            levels.append(level.mean[-1])
+    if levels:
         axis.axhline(
-            level, color="black", linewidth=1, linestyle=(0, (6, 3)), label="unigram baseline"
+            levels[-1], color="black", linewidth=1, linestyle=(0, (6, 3)), label="unigram baseline"
         )
     axis.set_xlabel("step")
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -118,18 +107,6 @@ def plot_differences(
     return path
 
 
-def is_loss(metric: str) -> bool:
-    """Whether less is better."""
-    return "loss" in metric
-
-
-def metric_label(metric: str) -> str:
-    where, _, name = metric.partition("/")
-    unit = " (nats)" if is_loss(metric) else ""
-    place = {"eval": "held-out ", "train": "training "}.get(where, "")
-    return place + name.replace("_", " ") + unit
-
-
 def _legend_of(shown: Sequence[Summary], metric: str) -> str:
     several = any(summary.differences[metric].deviation is not None for summary in shown)
     return "bar: mean ± standard deviation; dot: one seed" if several else "bar: one seed"
@@ -141,29 +118,6 @@ def _by_seed(results: Sequence[Result], metric: str) -> dict[str, dict[int, floa
         if result.state == DONE:
             found.setdefault(result.variant, {})[result.seed] = result.metrics[metric]
     return found
-
-
-def _points(lines: Sequence[Mapping], metric: str) -> np.ndarray:
-    """[points, (step, value)]."""
-    points = [
-        (line["step"], line[metric])
-        for line in lines
-        if metric in line and math.isfinite(line[metric])
-    ]
-    return np.array(points, dtype=float)
-
-
-def _span(found: Sequence[np.ndarray]):
-    """(steps, mean, least, greatest) of several runs at the steps that all of them have.
-
-    Where they have none in common, the first run stands for all.
-    """
-    shared = set.intersection(*(set(points[:, 0]) for points in found))
-    steps = np.array(sorted(shared or set(found[0][:, 0])))
-    steps = steps[:: max(1, len(steps) // _MOST_POINTS)]
-    found = found if shared else found[:1]
-    values = np.array([points[np.isin(points[:, 0], steps), 1] for points in found])
-    return steps, values.mean(0), values.min(0), values.max(0)
 
 
 def _save(figure, path: Path) -> None:

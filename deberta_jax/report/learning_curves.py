@@ -3,20 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from deberta_jax import config as schema
 from deberta_jax.errors import UserError
 from deberta_jax.report import figures
+from deberta_jax.report.series import BASELINE, Series, metric_label, read_series
 from deberta_jax.training.metrics import read_metrics
 
-_PANELS = {
-    "train/loss": "training loss (nats)",
-    "eval/loss": "held-out loss (nats)",
-    "eval/mlm_accuracy": "held-out accuracy",
-    "optim/grad_norm": "gradient norm",
-}
-_BASELINE = {"eval/loss": "eval/unigram_loss"}
+_PANELS = ("train/loss", "eval/loss", "eval/mlm_accuracy", "optim/grad_norm")
 
 
 def grouped(workdirs: Sequence[Path]) -> dict[str, list[Path]]:
@@ -45,7 +38,9 @@ def grouped(workdirs: Sequence[Path]) -> dict[str, list[Path]]:
     )
 
 
-def plot_runs(runs: Mapping[str, Sequence[Path]], path: Path, metrics: Sequence[str] = ()) -> None:
+def plot_panels(
+    runs: Mapping[str, Sequence[Path]], path: Path, metrics: Sequence[str] = ()
+) -> None:
     """Draws metrics by step: a line for each label, the mean over its runs, in a band of ± their
     standard deviation.
 
@@ -68,15 +63,18 @@ def plot_runs(runs: Mapping[str, Sequence[Path]], path: Path, metrics: Sequence[
     rows = -(-len(panels) // columns)
     figure, axes = figures.new_figure(rows, columns, 6 * columns, 3.6 * rows + 0.4 * len(runs))
     for axis, (metric, series) in zip(axes.flat, panels.items(), strict=False):
-        for label, (steps, mean, deviation) in series.items():
+        for label, found in series.items():
+            steps, mean, deviation = found.steps, found.mean, found.deviation
             colour = f"C{list(runs).index(label) % 10}"
             axis.plot(steps, mean, color=colour, linewidth=1.4, label=_counted(label, runs[label]))
             axis.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2)
-        if baseline := _series(runs, _BASELINE.get(metric)):
-            steps, mean, _ = next(iter(baseline.values()))
-            axis.plot(steps, mean, color="gray", linestyle="--", label="unigram baseline")
+        if metric == "eval/loss" and (baseline := _series(runs, BASELINE)):
+            found = next(iter(baseline.values()))
+            axis.plot(
+                found.steps, found.mean, color="gray", linestyle="--", label="unigram baseline"
+            )
         axis.set_xlabel("step")
-        axis.set_ylabel(_PANELS.get(metric, metric))
+        axis.set_ylabel(metric_label(metric))
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
@@ -87,19 +85,10 @@ def plot_runs(runs: Mapping[str, Sequence[Path]], path: Path, metrics: Sequence[
     figures.save(figure, path)
 
 
-def _series(runs, metric: str | None) -> dict:
-    """{label: (steps, mean, standard deviation)} of a metric, of the labels that have it."""
-    found = {}
-    for label, workdirs in runs.items():
-        curves = [
-            {line["step"]: line[metric] for line in read_metrics(workdir) if metric in line}
-            for workdir in workdirs
-        ]
-        steps = sorted(set.intersection(*map(set, curves)))
-        if steps:
-            values = np.array([[curve[step] for step in steps] for curve in curves])
-            found[label] = np.array(steps), values.mean(axis=0), values.std(axis=0)
-    return found
+def _series(runs, metric: str) -> dict[str, Series]:
+    """The metric of the labels that have it."""
+    found = {label: read_series(workdirs, metric) for label, workdirs in runs.items()}
+    return {label: series for label, series in found.items() if series}
 
 
 def _no_metric(runs, metric: str) -> UserError:

@@ -3,7 +3,7 @@
 A hash needs no generator's state: every device makes the bits of its own part, the same on every
 mesh, and a fused loop makes them where they are used. Of the generators of `jax.random`, "rbg" has
 every device make the bits of the whole batch, tens of GiB on a pod, and on a CPU both it and
-"threefry2x32" take sixty times as long.
+"threefry2x32" take some thirty times as long.
 """
 
 import flax.linen as nn

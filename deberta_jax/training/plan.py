@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from deberta_jax.parallel import sharding
+from deberta_jax.parallel import compiler, sharding
 from deberta_jax.parallel.mesh import make_mesh
 from deberta_jax.training.duration import Clockwork
 from deberta_jax.training.evaluation import make_evaluation
@@ -74,6 +74,7 @@ def make_plan(config, objective, clockwork: Clockwork, devices=None) -> Plan:
         in_shardings=(layouts, sharding.batch_sharding(mesh), sharding.replicated(mesh)),
         out_shardings=(layouts, sharding.replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler.options(mesh),
     )
     evaluate = make_evaluation(objective, layouts.params, mesh)
     return Plan(mesh, clockwork, every, abstract, initialize, train_step, evaluate)

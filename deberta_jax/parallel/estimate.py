@@ -32,7 +32,7 @@ from deberta_jax.errors import UserError
 from deberta_jax.parallel import collectives
 from deberta_jax.parallel.chips import Chip, check_topology, chip_named
 from deberta_jax.parallel.program import Instruction, Program, shape_bytes
-from deberta_jax.parallel.schedule import DUMP_FLAGS, Schedule, read_schedules
+from deberta_jax.parallel.schedule import DUMP_FLAGS, Schedules
 
 KINDS = ("kernel", "matmul", "collective", "transfer", "other")
 # They do nothing when the program runs.
@@ -226,10 +226,10 @@ def estimate_lowered(lowered: jax.stages.Lowered, chip: str) -> Estimate:
     for leftover in folder.iterdir():
         leftover.unlink()
     compiled = lowered.compile()
-    return estimate_program(compiled, read_schedules(folder), chip_named(chip))
+    return estimate_program(compiled, Schedules(folder), chip_named(chip))
 
 
-def estimate_program(compiled, schedules: dict[str, Schedule], chip: Chip) -> Estimate:
+def estimate_program(compiled, schedules: Schedules, chip: Chip) -> Estimate:
     """Adds up a compiled program (`jax.stages.Compiled`)."""
     program = Program(compiled.as_text())
     kernels = [i.name for i, _, _ in program.runs if i.opcode == _KERNEL]
@@ -237,9 +237,9 @@ def estimate_program(compiled, schedules: dict[str, Schedule], chip: Chip) -> Es
         raise UserError(
             f"no schedule of {kernels[0]}: libtpu was loaded before parallel.estimate.prepare()"
         )
-    schedules = _by_signature(program, schedules)
+    written = _by_signature(program, schedules)
     ops = tuple(
-        _op(program, instruction, around, times, schedules, chip)
+        _op(program, instruction, around, times, schedules, written, chip)
         for instruction, around, times in program.runs
         if instruction.opcode not in _FREE
     )
@@ -261,17 +261,18 @@ def estimate_program(compiled, schedules: dict[str, Schedule], chip: Chip) -> Es
     )
 
 
-def _op(program, instruction: Instruction, around, times, schedules, chip: Chip) -> Op:
+def _op(program, instruction: Instruction, around, times, schedules, written, chip) -> Op:
     inside = program.opcodes_inside(instruction)
     contains = tuple(name for name in _SCATTERED if name in inside)
     shapes = [instruction.shape, *(around[name].shape for name in instruction.operands)]
     hbm_bytes = sum(shape_bytes(shape, hbm_only=True) for shape in shapes)
     kind = _kind(instruction.opcode, inside)
     cycles, basis = instruction.estimated_cycles, "compiler"
-    schedule = schedules.get(_signature(instruction, around))
+    schedule = None
     if kind in ("transfer", "collective"):
         cycles, basis = None, "unknown"
-    elif cycles is None and schedule is not None:
+    elif cycles is None and (name := written.get(_signature(instruction, around))):
+        schedule = schedules[name]
         cycles, basis = schedule.cycles, "schedule"
         at_memory = hbm_bytes / chip.hbm_bandwidth * chip.clock
         if kind == "kernel" and at_memory > cycles:
@@ -303,10 +304,10 @@ def _kind(opcode: str, inside: set[str]) -> str:
     return "matmul" if inside & {"convolution", "dot"} else "other"
 
 
-def _by_signature(program: Program, schedules: dict[str, Schedule]) -> dict[str, Schedule]:
-    """Schedules by what was compiled: equal instructions share one, under the name of the first."""
+def _by_signature(program: Program, schedules: Schedules) -> dict[str, str]:
+    """Whose schedule it is, by what was compiled: equal instructions share that of the first."""
     return {
-        _signature(instruction, around): schedules[instruction.name]
+        _signature(instruction, around): instruction.name
         for instruction, around, _ in program.runs
         if instruction.name in schedules
     }

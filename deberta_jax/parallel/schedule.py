@@ -10,6 +10,7 @@ Each bundle counts as often as the loops around it run. Waits for memory are not
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 _BUNDLES, _LOOPS = "packed-bundles-post-ra", "post-delay-converter"
@@ -47,15 +48,34 @@ class Schedule:
     loops: tuple[int | None, ...]
 
 
-def read_schedules(folder: Path) -> dict[str, Schedule]:
-    """The schedule of every instruction that libtpu wrote to `folder`, by its name."""
-    schedules = {}
-    for path in sorted(Path(folder).glob(f"*-{_BUNDLES}.txt")):
-        if match := _FILE.fullmatch(path.name):
-            stem = path.name[: match.end("name")]
+class Schedules(Mapping):
+    """The schedule of every instruction that libtpu wrote to a folder, by its name.
+
+    Each is read when it is asked for: a training step writes hundreds of MB, for minutes of
+    reading, of which an estimate needs a few files.
+    """
+
+    def __init__(self, folder: Path):
+        self._paths, self._read = {}, {}
+        for path in sorted(Path(folder).glob(f"*-{_BUNDLES}.txt")):
+            if match := _FILE.fullmatch(path.name):
+                self._paths[match["name"]] = path, path.name[: match.end("name")]
+
+    def __getitem__(self, name: str) -> Schedule:
+        path, stem = self._paths[name]
+        if name not in self._read:
             loops = next(path.parent.glob(f"{_literal(stem)}-*-{_LOOPS}.txt"))
-            schedules[match["name"]] = parse_schedule(path.read_text(), loops.read_text())
-    return schedules
+            self._read[name] = parse_schedule(path.read_text(), loops.read_text())
+        return self._read[name]
+
+    def __iter__(self):
+        return iter(self._paths)
+
+    def __len__(self):
+        return len(self._paths)
+
+    def __contains__(self, name):
+        return name in self._paths
 
 
 def parse_schedule(bundles_text: str, loops_text: str) -> Schedule:

@@ -9,7 +9,7 @@ goes on where it stood.
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -250,10 +250,8 @@ def run(session: Session, seed: int, workdir: Path) -> dict[str, float] | None:
     claim_workdir(config, workdir)
     if jax.process_index() == 0:
         session.tokenizer.save(workdir / TOKENIZER)
-    rows, outputs = (
-        local_rows(config.train.batch_size, plan.mesh),
-        make_outputs(session, objective, plan),
-    )
+    rows = local_rows(config.train.batch_size, plan.mesh)
+    outputs = make_outputs(session, objective, plan, rows)
     mean_length = _tokens(session.train) / len(session.train.items)
     trained = loop.train(
         plan,
@@ -304,11 +302,10 @@ def measure(session: Session, objective, outputs, params):
     return metrics, predictions
 
 
-def make_outputs(session: Session, objective, plan: Plan) -> Callable:
-    """`(params, examples) -> (logits of each item, sums over all of them)`."""
+def make_outputs(session: Session, objective, plan: Plan, rows: Sequence[range]) -> Callable:
+    """`(params, examples) -> (logits of each item, sums over all of them)`; we have `rows`."""
     layouts = jax.tree.map(lambda leaf: leaf.sharding, plan.abstract.params)
     predict = make_prediction(objective, layouts, plan.mesh)
-    rows = local_rows(session.config.train.batch_size, plan.mesh)
 
     def outputs(params, given: Encoded):
         logits, sums = [None] * len(given.items), None

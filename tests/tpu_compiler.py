@@ -26,7 +26,7 @@ def compiled_for_tpu(function, *arguments):
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        env=_environment(),
         capture_output=True,
         text=True,
         timeout=600,
@@ -39,12 +39,16 @@ def compile_for_pod(out, *arguments):
     """(exit status, report, output, errors) of the verb `compile`."""
     pytest.importorskip("libtpu")
     command = [sys.executable, "-m", "deberta_jax.compile", *arguments, f"--json={out}"]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
+        command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=1800
     )
     report = json.loads(out.read_text()) if out.exists() else None
     return done.returncode, report, done.stdout, done.stderr
+
+
+def _environment():
+    """That of this process, without the flags that spare the tests' CPU code its optimisation."""
+    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 
 
 def sizes(shape):

@@ -15,8 +15,6 @@ from deberta_jax.errors import UserError
 # Lengths are multiples of it: few enough to choose among, and what vector units like.
 _MULTIPLE = 8
 _AHEAD = 4
-# Rows of a batch that one process has, in blocks (`parallel.sharding.local_rows`).
-Rows = tuple[range, ...]
 
 
 def choose_lengths(lengths: Sequence[int], count: int) -> tuple[int, ...]:
@@ -105,7 +103,7 @@ class Batches:
         starts = range(0, len(order), self._batch_size)
         return [order[start : start + self._batch_size] for start in starts]
 
-    def train(self, start_step: int = 0, rows: Rows | None = None) -> Iterator[Batch]:
+    def train(self, start_step: int = 0, rows: Sequence[range] = ()) -> Iterator[Batch]:
         """The batches from `start_step` on, without end; of each, `rows` (all by default)."""
 
         def batch_at(step: int) -> Batch:
@@ -114,7 +112,7 @@ class Batches:
 
         return iter(prefetched(grain.MapDataset.range(start_step, FOREVER).map(batch_at), _AHEAD))
 
-    def once(self, rows: Rows | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
+    def once(self, rows: Sequence[range] = ()) -> Iterator[tuple[np.ndarray, Batch]]:
         """(numbers of a whole batch's examples, its `rows`) over all examples once, in order."""
         order = np.argsort(self._bucket, kind="stable")
         for group in self._groups(order):
@@ -123,10 +121,10 @@ class Batches:
     def _length(self, group) -> int:
         return int(self._lengths[self._bucket[group].max()])
 
-    def _make(self, group: np.ndarray, rows: Rows | None) -> Batch:
+    def _make(self, group: np.ndarray, rows: Sequence[range]) -> Batch:
         """Rows of a batch of some examples, filled up with rows that weigh nothing."""
         length = self._length(group)
-        numbers = list(itertools.chain(*rows or (range(self._batch_size),)))
+        numbers = list(itertools.chain(*rows or [range(self._batch_size)]))
         batch = {}
         for name, sample in self._items[0].items():
             fill = self._pad_id if name == "input_ids" else 0

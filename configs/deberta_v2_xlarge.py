@@ -31,7 +31,7 @@ def get_config():
     config.model.conv_kernel_size = 3
     config.model.conv_act = "gelu"
     config.model.dtype = "bfloat16"
-    config.model.remat = "full"
+    config.model.remat = "dots"
 
     config.train.duration = "1M steps"
     config.train.batch_size = 2048

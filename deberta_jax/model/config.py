@@ -77,10 +77,11 @@ class ModelConfig:
     layer_norm_eps: float = 1e-7
     # Type that activations are computed in; parameters are always float32.
     dtype: str = "float32"
-    # What a layer's backward pass recomputes: "none", "dots" (all but matmuls), "full".
+    # What a layer's backward pass recomputes: "none"; "dots", all but matmuls, attention and sums
+    # that are normalised; "full".
     remat: str = "none"
-    # Layers of one trip of the loop over layers. More make a longer program, which compiles longer
-    # and, on a CPU, runs faster; on a TPU 1 is best.
+    # Layers of one trip of the loop over layers. All of them make a program that runs faster,
+    # for nothing is stacked, and compiles many times longer.
     unroll: int = 1
     # Which attention implementation runs; "auto" takes the fastest for the platform.
     attention: str = "auto"

@@ -16,8 +16,8 @@ from deberta_jax.model.layers import (
     VOCABULARY_TABLE,
     Dense,
     Embedding,
+    LayerNorm,
     bias,
-    layer_norm,
     weight,
 )
 from deberta_jax.model.positions import distance_rows
@@ -25,7 +25,7 @@ from deberta_jax.model.positions import distance_rows
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names("attention"),
+        jax.checkpoint_policies.save_only_these_names("attention", "layer_norm"),
     ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -46,7 +46,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = Embedding(c, c.vocab_size, VOCABULARY_TABLE)
         if c.position_biased_input or c.decodes_with_emd:
             self.position_embeddings = Embedding(c, c.max_position_embeddings, (None, "embed"))
-        self.norm = layer_norm(c)
+        self.norm = LayerNorm(c)
         self.dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
 
     def __call__(self, input_ids_BL, position_ids_BL, segments_BL):
@@ -83,13 +83,13 @@ class Layer(nn.Module):
 
         output = Dense(c, c.hidden_size, ("heads", "embed"), name="attention_output")(context)
         output = dropout(output)
-        residual = constrain(layer_norm(c, "attention_norm")(residual + output))
+        residual = constrain(LayerNorm(c, name="attention_norm")(residual + output))
 
         inner = Dense(c, c.intermediate_size, ("embed", "mlp"), name="intermediate")(residual)
         inner = ACTIVATIONS[c.hidden_act](inner)
         output = Dense(c, c.hidden_size, ("mlp", "embed"), name="output")(inner)
         output = dropout(output)
-        return constrain(layer_norm(c, "output_norm")(residual + output))
+        return constrain(LayerNorm(c, name="output_norm")(residual + output))
 
 
 class Convolution(nn.Module):
@@ -116,7 +116,7 @@ class Convolution(nn.Module):
         valid = (segments_BL > 0)[..., None]
         dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
         output = ACTIVATIONS[c.conv_act](dropout(jnp.where(valid, output, 0)))
-        output = layer_norm(c, "norm")(layer_output_BLE + output)
+        output = LayerNorm(c, name="norm")(layer_output_BLE + output)
         return constrain(output * valid)
 
 
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
         if c.pos_att_type:
             self.relative_embeddings = Embedding(c, 2 * c.relative_span, (None, "embed"))
             if c.norm_rel_ebd == "layer_norm":
-                self.relative_norm = layer_norm(c)
+                self.relative_norm = LayerNorm(c)
         if c.conv_kernel_size:
             self.first_layer = Layer(c, deterministic)
             self.convolution = Convolution(c, deterministic)

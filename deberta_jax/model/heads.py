@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.encoder import Embeddings, Encoder
-from deberta_jax.model.layers import ACTIVATIONS, Dense, bias, layer_norm
+from deberta_jax.model.layers import ACTIVATIONS, Dense, LayerNorm, bias
 
 # The released decoder applies the last layer twice.
 EMD_PASSES = 2
@@ -20,7 +20,7 @@ class MaskedLMHead(nn.Module):
     def setup(self):
         c = self.config
         self.dense = Dense(c, c.hidden_size, ("embed", None))
-        self.norm = layer_norm(c)
+        self.norm = LayerNorm(c)
         self.output_bias = bias(self, "bias", c, (c.vocab_size,), ("vocab",))
 
     def transform(self, hidden_BPE):

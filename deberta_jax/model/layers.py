@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from deberta_jax.kernels.layer_norm import layer_norm
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.parallel.layout import splitting_axes
 
@@ -78,16 +79,22 @@ def bias(module: nn.Module, name: str, config: ModelConfig, shape, axes):
     return module.param(name, init, shape, jnp.float32).astype(config.dtype)
 
 
-def layer_norm(config: ModelConfig, name: str | None = None) -> nn.LayerNorm:
+class LayerNorm(nn.Module):
     """LayerNorm over the last axis, its statistics in float32."""
-    return nn.LayerNorm(
-        epsilon=config.layer_norm_eps,
-        dtype=config.dtype,
-        use_fast_variance=False,  # E[x^2] - E[x]^2 cancels: hidden states would be off by 1e-4
-        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("norm",)),
-        name=name,
-    )
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x):
+        def parameter(name, init):
+            init = nn.with_logical_partitioning(init, ("norm",))
+            return self.param(name, init, x.shape[-1:], jnp.float32)
+
+        scale, bias = (
+            parameter("scale", nn.initializers.ones),
+            parameter("bias", nn.initializers.zeros),
+        )
+        return layer_norm(x.astype(self.config.dtype), scale, bias, self.config.layer_norm_eps)
 
 
 class Dense(nn.Module):

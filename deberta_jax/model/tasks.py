@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.dropout import Dropout
 from deberta_jax.model.heads import Deberta, DebertaForMaskedLM
-from deberta_jax.model.layers import ACTIVATIONS, Dense, layer_norm
+from deberta_jax.model.layers import ACTIVATIONS, Dense, LayerNorm
 
 
 class Pooler(nn.Module):
@@ -96,7 +96,7 @@ class ReplacedTokenHead(nn.Module):
     @nn.compact
     def __call__(self, hidden_BLE: jax.Array) -> jax.Array:
         c = self.config
-        hidden_BLE = layer_norm(c, "norm")(hidden_BLE + hidden_BLE[:, :1])
+        hidden_BLE = LayerNorm(c, name="norm")(hidden_BLE + hidden_BLE[:, :1])
         hidden_BLE = Dense(c, c.hidden_size, ("embed", None), name="dense")(hidden_BLE)
         hidden_BLE = ACTIVATIONS[c.hidden_act](hidden_BLE)
         return Dense(c, 1, ("embed", None), name="classifier")(hidden_BLE)[..., 0]

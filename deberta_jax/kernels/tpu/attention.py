@@ -106,14 +106,21 @@ def _forward(blocks, content, biases, tables, query_segments, key_segments, seed
     if biases is not None:
         content = content + biases[:, None, :, :, None]
     scale = jnp.asarray([blocks.scale, 1, 1], content.dtype)
-    content = content * scale[:, None, None, None, None]
+    content = checkpoint_name(content * scale[:, None, None, None, None], "attention")
     visits = _visits(blocks, query_segments, key_segments)
     query_segments = jnp.where(query_segments > 0, query_segments, -1)  # not even padding's
     segments = query_segments[:, None], key_segments[:, None]
     operands = seeds, visits, content, tables, *segments
     output, lse = forward(blocks, *operands)
-    output, lse = checkpoint_name(output, "attention"), checkpoint_name(lse, "attention")
+    output, lse = _kept(output), checkpoint_name(lse, "attention")
     return output, (operands, output, lse, biases)
+
+
+def _kept(x):
+    """x, named "attention" by its bits: of floats that are kept and used, JAX rounds a copy."""
+    unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    bits = checkpoint_name(jax.lax.bitcast_convert_type(x, unsigned), "attention")
+    return jax.lax.bitcast_convert_type(bits, x.dtype)
 
 
 def _backward(blocks, residuals, gradient):

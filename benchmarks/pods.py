@@ -24,7 +24,7 @@ RECIPES = {
         "deberta_v3_base", "v5e:4x4", 1,
         {"train.batch_size": 512, "mesh.data": 1, "mesh.fsdp": 16},
     ),
-    "v2_xxlarge_slices": ("deberta_v2_xxlarge", "v5e:16x16", 2, SIXTEENTHS),
+    "v2_xxlarge_slices": ("deberta_v2_xxlarge", "v5e:16x16", 2, {}),
     "v2_xxlarge": ("deberta_v2_xxlarge", "v6e:16x16", 1, SIXTEENTHS),
     "v1_large": ("deberta_v1_large", "v5p:4x4x4", 1, SIXTEENTHS),
     "v2_xlarge": ("deberta_v2_xlarge", "v6e:8x16", 1, SIXTEENTHS),

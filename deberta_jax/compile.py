@@ -1,7 +1,7 @@
 """Does a run fit a TPU pod, and how fast can it be? Without a TPU:
 
     python -m deberta_jax.compile --config=FILE --topology=v5e:16x16 [--slices=2] [--json=FILE]
-        [--fit | --compare='fsdp=256;data=4,fsdp=64']
+        [--fit | --compare='fsdp=256;data=4,fsdp=64'] [--quick]
 
 compiles the training step that `train` would run there, and adds up what the compiler says of it.
 Exit status 1: it does not fit.
@@ -26,7 +26,7 @@ from deberta_jax.data.masking import num_predictions
 from deberta_jax.errors import UserError
 from deberta_jax.parallel import sharding
 from deberta_jax.parallel.chips import check_topology
-from deberta_jax.parallel.estimate import estimate_lowered, tpu_devices
+from deberta_jax.parallel.estimate import estimate_lowered, prepare, tpu_devices
 from deberta_jax.parallel.mesh import MeshConfig
 from deberta_jax.parallel.report import Job, Report, compiled_report, gib, too_large_report
 from deberta_jax.training.duration import Clockwork
@@ -42,6 +42,7 @@ def main(parsed) -> None:
     if parsed.fit and parsed.compare:
         raise UserError("--fit and --compare are two different questions; ask one of them")
     config, pod = command.config(parsed), (parsed.topology, parsed.slices)
+    prepare(schedules=not parsed.quick)
     if parsed.fit:
         reports = fit(config, *pod)
     elif parsed.compare:
@@ -236,4 +237,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("json", None, "File for the report.")
     flags.DEFINE_bool("fit", False, "Find the largest batch a device that fits, for each remat.")
     flags.DEFINE_string("compare", None, "Meshes to compare: 'data=4,fsdp=4;fsdp=16'.")
+    flags.DEFINE_bool("quick", False, "Half the time: kernels count as their transfers alone.")
     command.run(main, workdir=False)

@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import shutil
+import tempfile
 
 import pytest
 
@@ -9,6 +11,16 @@ import pytest
 # that they start inherit it. libtpu, if installed, is for compiling alone.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
+# What a test or a run that it starts compiled, the next one need not.
+_compiled = tempfile.mkdtemp(prefix="compiled_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+
+def pytest_unconfigure():
+    shutil.rmtree(_compiled, ignore_errors=True)
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def compiled_for_tpu(function, *arguments):
+def compiled_for_tpu(function, *arguments, schedules=False):
     """What a test module's function returns (JSON) in a process of its own; skips without libtpu.
 
-    libtpu reads its settings once, when it is loaded.
+    libtpu reads its settings once, when it is loaded; `schedules`: as `estimate.prepare` has them.
     """
     pytest.importorskip("libtpu")
     code = (
-        "import json; from deberta_jax.parallel import estimate; estimate.prepare(); "
+        f"import json; from deberta_jax.parallel import estimate; estimate.prepare({schedules}); "
         f"from {function.__module__} import {function.__name__} as function; "
         f"print(json.dumps(function(*{arguments!r})))"
     )

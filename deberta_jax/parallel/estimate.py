@@ -7,7 +7,8 @@ arguments may be `jax.ShapeDtypeStruct`s. It runs anywhere libtpu is installed.
 
 An instruction of XLA's carries `estimated_cycles`, which allows for its time at the memory. A
 Pallas kernel carries nothing: its cycles are those of its schedule (`parallel.schedule`), or the
-time that reading its operands and writing its results once takes, where that is longer. Where the
+time that reading its operands and writing its results once takes, where that is longer or there is
+no schedule. Where the
 compiler states nothing else (gathers, scatters, sorts, random bits), the schedule counts too, and
 the instruction is listed; without one it is listed as unknown. Transfers that run beside other
 work and communication between chips are listed with their bytes and take no cycles.
@@ -20,6 +21,7 @@ import runpy
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from deberta_jax.errors import UserError
 from deberta_jax.parallel import collectives
 from deberta_jax.parallel.chips import Chip, check_topology, chip_named
 from deberta_jax.parallel.program import Instruction, Program, shape_bytes
-from deberta_jax.parallel.schedule import DUMP_FLAGS, Schedules
+from deberta_jax.parallel.schedule import DUMP_FLAGS, Schedule, Schedules
 
 KINDS = ("kernel", "matmul", "collective", "transfer", "other")
 # They do nothing when the program runs.
@@ -88,6 +90,7 @@ class Estimate:
         argument_bytes, temp_bytes, output_bytes: HBM of one device (aliased outputs included).
         peak_bytes: HBM of one device, all of it: the program itself too, aliased outputs once.
         program: its text.
+        quick: whether kernels count as their transfers alone.
     """
 
     chip: Chip
@@ -99,6 +102,7 @@ class Estimate:
     output_bytes: int
     peak_bytes: int
     program: Program
+    quick: bool = False
 
     @property
     def cycles(self) -> float:
@@ -168,22 +172,33 @@ class Estimate:
         return "\n".join(lines)
 
 
+_prepared = False
 _dump: tempfile.TemporaryDirectory | None = None  # gone when the process ends
 
 
-def prepare() -> None:
-    """Has libtpu write out its schedules. Before anything else of this process loads libtpu."""
-    global _dump
-    if _dump is None:
-        _dump = tempfile.TemporaryDirectory(prefix="tpu_schedules_")
-        flags = os.environ.get("LIBTPU_INIT_ARGS", "")
-        os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {DUMP_FLAGS.format(folder=_dump.name)}".strip()
+def prepare(schedules: bool = True) -> None:
+    """Sets libtpu up to compile for chips that are not there. Before this process loads libtpu.
+
+    Args:
+        schedules: whether to have it write out its schedules, which takes two fifths of the time
+            and hundreds of MB of disk. Without them a Pallas kernel counts as its transfers alone.
+    """
+    global _prepared, _dump
+    if not _prepared:
+        _prepared = True
+        if schedules:
+            _dump = tempfile.TemporaryDirectory(prefix="tpu_schedules_")
+            flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+            flags = f"{flags} {DUMP_FLAGS.format(folder=_dump.name)}".strip()
+            os.environ["LIBTPU_INIT_ARGS"] = flags
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         # What libtpu would otherwise ask the metadata server of a TPU machine for.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         jax.config.update("jax_platforms", "cpu")
+        # What was compiled for a chip that is not there cannot be read back.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def tpu_devices(topology: str, **options) -> list[jax.Device]:
@@ -222,6 +237,8 @@ def estimate_function(function, arguments, chip: str = "v5e", **jit_options) -> 
 
 def estimate_lowered(lowered: jax.stages.Lowered, chip: str) -> Estimate:
     """Compiles what was lowered for `tpu_devices` and estimates it, for one of them."""
+    if _dump is None:
+        return estimate_program(lowered.compile(), None, chip_named(chip))
     folder = Path(_dump.name)
     for leftover in folder.iterdir():
         leftover.unlink()
@@ -229,17 +246,17 @@ def estimate_lowered(lowered: jax.stages.Lowered, chip: str) -> Estimate:
     return estimate_program(compiled, Schedules(folder), chip_named(chip))
 
 
-def estimate_program(compiled, schedules: Schedules, chip: Chip) -> Estimate:
-    """Adds up a compiled program (`jax.stages.Compiled`)."""
+def estimate_program(compiled, schedules: Mapping[str, Schedule] | None, chip: Chip) -> Estimate:
+    """Adds up a compiled program (`jax.stages.Compiled`); without schedules, as `prepare` says."""
     program = Program(compiled.as_text())
     kernels = [i.name for i, _, _ in program.runs if i.opcode == _KERNEL]
-    if kernels and not schedules:
+    if kernels and schedules is not None and not schedules:
         raise UserError(
             f"no schedule of {kernels[0]}: libtpu was loaded before parallel.estimate.prepare()"
         )
-    written = _by_signature(program, schedules)
+    costs = _Costs(program, schedules or {}, chip)
     ops = tuple(
-        _op(program, instruction, around, times, schedules, written, chip)
+        costs.op(instruction, around, times)
         for instruction, around, times in program.runs
         if instruction.opcode not in _FREE
     )
@@ -258,40 +275,46 @@ def estimate_program(compiled, schedules: Schedules, chip: Chip) -> Estimate:
         - memory.alias_size_in_bytes
         + memory.generated_code_size_in_bytes,
         program,
+        schedules is None,
     )
 
 
-def _op(program, instruction: Instruction, around, times, schedules, written, chip) -> Op:
-    inside = program.opcodes_inside(instruction)
-    contains = tuple(name for name in _SCATTERED if name in inside)
-    shapes = [instruction.shape, *(around[name].shape for name in instruction.operands)]
-    hbm_bytes = sum(shape_bytes(shape, hbm_only=True) for shape in shapes)
-    kind = _kind(instruction.opcode, inside)
-    cycles, basis = instruction.estimated_cycles, "compiler"
-    schedule = None
-    if kind in ("transfer", "collective"):
-        cycles, basis = None, "unknown"
-    elif cycles is None and (name := written.get(_signature(instruction, around))):
-        schedule = schedules[name]
-        cycles, basis = schedule.cycles, "schedule"
-        at_memory = hbm_bytes / chip.hbm_bandwidth * chip.clock
-        if kind == "kernel" and at_memory > cycles:
+class _Costs:
+    """What the instructions of a program take."""
+
+    def __init__(self, program: Program, schedules: Mapping[str, Schedule], chip: Chip):
+        self._program, self._schedules, self._chip = program, schedules, chip
+        # By what was compiled: equal instructions share the schedule of the first.
+        self._written = {
+            _signature(instruction, around): instruction.name
+            for instruction, around, _ in program.runs
+            if instruction.name in schedules
+        }
+
+    def op(self, instruction: Instruction, around: dict[str, Instruction], times: int) -> Op:
+        inside = self._program.opcodes_inside(instruction)
+        shapes = [instruction.shape, *(around[name].shape for name in instruction.operands)]
+        hbm_bytes = sum(shape_bytes(shape, hbm_only=True) for shape in shapes)
+        kind = _kind(instruction.opcode, inside)
+        cycles, basis, lower_bound = instruction.estimated_cycles, "compiler", False
+        if kind in ("transfer", "collective"):
+            cycles, basis = None, "unknown"
+        elif cycles is None:
+            cycles, basis, lower_bound = self._scheduled(instruction, around)
+        at_memory = hbm_bytes / self._chip.hbm_bandwidth * self._chip.clock
+        if kind == "kernel" and basis != "compiler" and at_memory > (cycles or 0):
             cycles, basis = at_memory, "memory"
-    elif cycles is None:
-        basis = "unknown"
-    lower_bound = basis == "schedule" and None in schedule.loops
-    return Op(
-        instruction.name,
-        instruction.opcode,
-        instruction.op_name,
-        kind,
-        times,
-        cycles,
-        basis,
-        hbm_bytes,
-        contains,
-        lower_bound,
-    )
+        contains = tuple(name for name in _SCATTERED if name in inside)
+        names = instruction.name, instruction.opcode, instruction.op_name
+        return Op(*names, kind, times, cycles, basis, hbm_bytes, contains, lower_bound)
+
+    def _scheduled(self, instruction, around) -> tuple[float | None, str, bool]:
+        """Cycles by its schedule, "schedule", and whether a loop's trips are unknown."""
+        name = self._written.get(_signature(instruction, around))
+        if name is None:
+            return None, "unknown", instruction.opcode == _KERNEL
+        schedule = self._schedules[name]
+        return schedule.cycles, "schedule", None in schedule.loops
 
 
 def _kind(opcode: str, inside: set[str]) -> str:
@@ -302,15 +325,6 @@ def _kind(opcode: str, inside: set[str]) -> str:
     if opcode.endswith("-start"):
         return "transfer"
     return "matmul" if inside & {"convolution", "dot"} else "other"
-
-
-def _by_signature(program: Program, schedules: Schedules) -> dict[str, str]:
-    """Whose schedule it is, by what was compiled: equal instructions share that of the first."""
-    return {
-        _signature(instruction, around): instruction.name
-        for instruction, around, _ in program.runs
-        if instruction.name in schedules
-    }
 
 
 def _signature(instruction: Instruction, around) -> str:

@@ -134,6 +134,7 @@ class Report:
             "collectives": table(self.collectives),
             "attention_gathers": self.attention_gathers,
             "largest_all_gather": self.largest("all-gather"),
+            "quick": self.estimate.quick,
             "estimated_compute_seconds": self.estimate.seconds,
             "estimated_exposed_seconds": self.exposed_seconds,
             "estimated_step_seconds": self.step_seconds,
@@ -194,6 +195,8 @@ class Report:
             f"  {job.steps:,} steps: {self.days:,.1f} days, "
             f"{found['estimated_chip_hours']:,.0f} chip-hours",
         ]
+        if self.estimate.quick:
+            lines.append("  kernels at no more than the memory's pace (--quick): a step is slower")
         lines += [f"  trips unknown, counted once: {loop}" for loop in self.estimate.unknown_loops]
         return "\n".join(lines)
 

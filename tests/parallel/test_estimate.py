@@ -191,7 +191,14 @@ def all_estimates():
 
 @pytest.fixture(scope="module")
 def estimates():
-    return compiled_for_tpu(all_estimates)
+    return compiled_for_tpu(all_estimates, schedules=True)
+
+
+def quick_estimate():
+    from deberta_jax.parallel import estimate
+
+    one = estimate.estimate_function(*pallas(8, 4))
+    return one.quick, [[op.kind, op.basis, op.cycles] for op in one.ops]
 
 
 def cycles(estimates, name, kind=None):
@@ -214,6 +221,13 @@ def test_a_kernel_costs_what_its_schedule_takes_times_its_grid(estimates):
     # The loop inside holds nearly all of the work.
     assert 1.7 * small < cycles(estimates, "kernel, longer loop", "kernel") < 2 * small
     assert ["kernel", 1, "schedule"] in estimates["ops"]["kernel"]
+
+
+def test_without_schedules_a_kernel_costs_what_its_transfers_take():
+    quick, ops = compiled_for_tpu(quick_estimate)
+    chip, moved = CHIPS["v5e"], 2 * 8 * 256 * 256 * 2
+    (cycles,) = (cycles for kind, basis, cycles in ops if (kind, basis) == ("kernel", "memory"))
+    assert quick and cycles == pytest.approx(moved / chip.hbm_bandwidth * chip.clock)
 
 
 def test_what_the_compiler_does_not_estimate_is_listed(estimates):

@@ -23,7 +23,7 @@ RUNS, STEPS = ["whole_s0", "plain_s0"], 24
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a sweep file, what is compiled, and the prepared data."""
+    """A folder with a sweep file and the prepared data."""
     directory = tmp_path_factory.mktemp("sweep")
     write(directory, BODY)
     return directory
@@ -34,9 +34,6 @@ def start(place, workdir, *arguments):
     environment = {
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     return subprocess.Popen(
         [

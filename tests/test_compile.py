@@ -93,6 +93,8 @@ def slices_and_mistakes():
     devices = tpu_devices("v5e:2x2", num_slices=2)
     configs = MeshConfig(data=2, fsdp=2), MeshConfig(data=2, fsdp=2, dcn_data=1, dcn_fsdp=2)
     layouts = [np.vectorize(slice_of)(make_mesh(one, devices).devices).tolist() for one in configs]
+    halves = make_mesh(MeshConfig(data=-1, fsdp=2), tpu_devices("v4:2x2x1")).devices
+    layouts.append([list(device.coords) for device in halves.flat])
     return layouts, [
         said(mesh={"data": 3}),
         said(mesh={"data": 8}),
@@ -108,9 +110,14 @@ def slices():
 
 
 def test_slices_come_first_in_the_axis_that_joins_them(slices):
-    copies, split = slices[0]
+    copies, split, _ = slices[0]
     assert copies == [[[0], [0]], [[0], [0]], [[1], [1]], [[1], [1]]]
     assert split == [[[0], [0], [1], [1]], [[0], [0], [1], [1]]]
+
+
+def test_the_halves_of_a_v4_chip_are_neighbours(slices):
+    chips_of_halves = slices[0][2]
+    assert chips_of_halves[::2] == chips_of_halves[1::2] and len(chips_of_halves) == 8
 
 
 def test_mistakes_are_one_line_each(slices):

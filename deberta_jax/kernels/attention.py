@@ -52,9 +52,9 @@ def disentangled_attention(
             gradients come with the others at no cost.
         implementation: "auto", the fastest for the platform that fits the shapes (what it falls
             back to is logged once), or one of IMPLEMENTATIONS.
-        partition: axes of the mesh in force that split B, Q, H and D, for the fused kernels: the
-            compiler, which lays out plain XLA by itself, cannot divide those. They run whole along
-            Q and D.
+        partition: axes of the mesh in force that split B, Q, H and D; Q and D are whole on every
+            device all the same. The compiler can divide no fused kernel, and of plain XLA's loops
+            it would rather hold the whole batch on every device.
 
     Returns:
         [B, Q, H, D] in the type of `value_BKHD`.
@@ -72,11 +72,9 @@ def disentangled_attention(
         content = [x + bias for x, bias in zip(content, biases_3HD, strict=True)]
         biases_3HD = None
     segments = query_segments_BQ, key_segments_BK
-    if implementation == "xla":
-        dropout = dropout_rate, dropout_rng
-        return xla.attention(*content, relative, *segments, query_positions_BQ, *dropout, causal)
-    module = _FUSED[implementation]
-    module.check(*content, relative, query_positions_BQ)
+    module = _FUSED.get(implementation, xla)
+    if module is not xla:
+        module.check(*content, relative, query_positions_BQ)
     kernel = functools.partial(module.attention, dropout_rate=dropout_rate, causal=causal)
     optional = dict(
         query_positions_BQ=query_positions_BQ, dropout_rng=dropout_rng, biases_3HD=biases_3HD

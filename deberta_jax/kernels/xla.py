@@ -34,8 +34,14 @@ def attention(
     dropout_rate=0.0,
     dropout_rng=None,
     causal=False,
+    first=(0, 0),
 ):
-    """See `kernels.disentangled_attention` for the arguments."""
+    """See `kernels.disentangled_attention` for the arguments not named here.
+
+    Args:
+        first: item and head of the whole batch that this call's first ones are: dropout depends on
+            them.
+    """
     batch, queries, heads, size = query_BQHD.shape
     keys = key_BKHD.shape[1]
     tables = {}
@@ -74,7 +80,7 @@ def attention(
     }
     if query_positions_BQ is not None:
         places_and_segments["positions"] = _padded(query_positions_BQ, padded_queries, axis=1)
-    seeds = xla_dropout.seeds(dropout_rng, heads, batch) if dropout_rate > 0 else None
+    seeds = xla_dropout.seeds(dropout_rng, heads, batch, first) if dropout_rate > 0 else None
     out_HBQD = attend(plan, operands, places_and_segments, seeds)
     return out_HBQD[:, :, :queries].transpose(1, 2, 0, 3)
 

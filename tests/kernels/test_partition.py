@@ -1,4 +1,4 @@
-"""Fused kernels on a mesh: each device attends with its own items and heads."""
+"""Attention on a mesh: each device attends with its own items and heads."""
 
 import functools
 
@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from deberta_jax import kernels
-from deberta_jax.kernels import attention, cpu, gpu, tpu
+from deberta_jax.kernels import attention, cpu, gpu, tpu, xla
 from deberta_jax.kernels.cpu import build
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model import config as model_config
@@ -19,7 +19,7 @@ from tests.devices import on_eight_devices
 PARTITION = PartitionSpec(("data", "fsdp"), None, "tensor", None)
 
 
-@pytest.mark.parametrize("implementation", ["tpu", "gpu", "cpu"])
+@pytest.mark.parametrize("implementation", ["tpu", "gpu", "cpu", "xla"])
 def test_a_mesh_changes_nothing(implementation, seed):
     on_eight_devices(check_mesh, implementation, seed)
 
@@ -29,8 +29,8 @@ def check_mesh(implementation, seed):
     assert build.problem() is None
     rng = np.random.default_rng(int(seed))
     length, heads, size = 128, 4, 32
-    interpreted = {} if implementation == "cpu" else {"interpret": True}
-    kernel = {"tpu": tpu, "gpu": gpu, "cpu": cpu}[implementation].attention
+    interpreted = {"interpret": True} if implementation in ("tpu", "gpu") else {}
+    kernel = {"tpu": tpu, "gpu": gpu, "cpu": cpu, "xla": xla}[implementation].attention
     kernel = functools.partial(kernel, dropout_rate=0.25, **interpreted)
     content = [jnp.asarray(rng.normal(size=(4, length, heads, size)), jnp.float32) for _ in "qkv"]
     tables = [jnp.asarray(rng.normal(size=(32, heads, size)), jnp.float32) for _ in "kq"]

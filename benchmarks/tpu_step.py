@@ -23,6 +23,7 @@ from benchmarks.tpu_layer import (
     LENGTH,
     V1,
     flash_attention,
+    megacycles,
     model_config,
     with_attention,
 )
@@ -91,10 +92,9 @@ def print_row(label, fields, attend, baseline, told) -> float | None:
     except (UserError, jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         print(f"| {label} | {str(error).splitlines()[0][:200]} |")
         return None
-    by_kind, tokens = estimate.cycles_by_kind, BATCH * LENGTH
-    parts = [by_kind.pop("kernel"), by_kind.pop("matmul"), sum(by_kind.values()), estimate.cycles]
+    tokens = BATCH * LENGTH
     flops = MaskedLanguageModelling(config).flops_per_token(LENGTH, PREDICTIONS) * tokens
-    cells = [f"{cycles / 1e6:.2f}" for cycles in parts]
+    cells = [f"{cycles:.2f}" for cycles in megacycles(estimate)]
     cells += [f"{estimate.seconds * 1e3:.1f}", f"{tokens / estimate.seconds:,.0f}"]
     cells.append(f"{estimate.cycles / baseline:.3f}" if baseline else "1.000")
     cells.append(f"{flops / estimate.seconds / chip_named(told.chip).peak_flops:.1%}")

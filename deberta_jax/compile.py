@@ -237,5 +237,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("json", None, "File for the report.")
     flags.DEFINE_bool("fit", False, "Find the largest batch a device that fits, for each remat.")
     flags.DEFINE_string("compare", None, "Meshes to compare: 'data=4,fsdp=4;fsdp=16'.")
-    flags.DEFINE_bool("quick", False, "Half the time: kernels count as their transfers alone.")
+    flags.DEFINE_bool("quick", False, "Three fifths of the time: kernels count as their transfers.")
     command.run(main, workdir=False)

@@ -44,9 +44,9 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     sizes = _sizes(config, AXES, len(slices[0]), "device(s)" + " a slice" * (len(slices) > 1))
     across = _sizes(config, ("dcn_data", "dcn_fsdp"), len(slices), "slice(s)")
     types = (AxisType.Auto,) * len(AXES)
-    if len(slices) == 1 and _halves_of_v4(slices[0]):
-        return Mesh(np.array(slices[0]).reshape(sizes), AXES, axis_types=types)
     if len(slices) == 1:
+        if _halves_of_v4(slices[0]):
+            return Mesh(np.array(slices[0]).reshape(sizes), AXES, axis_types=types)
         return jax.make_mesh(sizes, AXES, axis_types=types, devices=slices[0])
     layout = mesh_utils.create_hybrid_device_mesh(
         sizes, (*across, 1), [device for part in slices for device in part],

@@ -82,7 +82,7 @@ def compile_step(config: Config, topology: str, slices: int = 1) -> Report:
             than its size.
     """
     chip = check_topology(topology)
-    devices = tpu_devices(topology, **({"num_slices": slices} if slices > 1 else {}))
+    devices = tpu_devices(topology, slices)
     plan = plan_for(config, devices)
     lowered = lower_step(config, plan)
     job = _job(config, plan, topology, slices)

@@ -70,7 +70,7 @@ def test_a_run_that_does_not_fit_says_by_how_much_and_what_would(tmp_path):
 
 
 def slices_and_mistakes():
-    """The slice of every device of two meshes over 2 x v5e:2x2, and what mistakes there say."""
+    """The slice of every device of three meshes over two slices, and what mistakes there say."""
     import numpy as np
 
     from configs import quickstart
@@ -90,11 +90,11 @@ def slices_and_mistakes():
         except UserError as error:
             return str(error)
 
-    devices = tpu_devices("v5e:2x2", num_slices=2)
-    configs = MeshConfig(data=2, fsdp=2), MeshConfig(data=2, fsdp=2, dcn_data=1, dcn_fsdp=2)
-    layouts = [np.vectorize(slice_of)(make_mesh(one, devices).devices).tolist() for one in configs]
-    halves = make_mesh(MeshConfig(data=-1, fsdp=2), tpu_devices("v4:2x2x1")).devices
-    layouts.append([list(device.coords) for device in halves.flat])
+    def layout(topology, **axes):
+        mesh = make_mesh(MeshConfig(data=2, fsdp=2, **axes), tpu_devices(topology, 2))
+        return np.vectorize(slice_of)(mesh.devices).tolist()
+
+    layouts = layout("v5e:2x2"), layout("v5e:2x2", dcn_data=1, dcn_fsdp=2), layout("v4:2x2x1")
     return layouts, [
         said(mesh={"data": 3}),
         said(mesh={"data": 8}),
@@ -110,14 +110,9 @@ def slices():
 
 
 def test_slices_come_first_in_the_axis_that_joins_them(slices):
-    copies, split, _ = slices[0]
-    assert copies == [[[0], [0]], [[0], [0]], [[1], [1]], [[1], [1]]]
+    copies, split, cubes = slices[0]
+    assert copies == cubes == [[[0], [0]], [[0], [0]], [[1], [1]], [[1], [1]]]
     assert split == [[[0], [0], [1], [1]], [[0], [0], [1], [1]]]
-
-
-def test_the_halves_of_a_v4_chip_are_neighbours(slices):
-    chips_of_halves = slices[0][2]
-    assert chips_of_halves[::2] == chips_of_halves[1::2] and len(chips_of_halves) == 8
 
 
 def test_mistakes_are_one_line_each(slices):

@@ -1,6 +1,8 @@
 """TPU chips as their maker states them, and the topologies that they come in."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from deberta_jax.errors import UserError
 
@@ -13,7 +15,7 @@ _CUBES = (
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One JAX device of a generation; a chip of v4 and of tpu7x is two.
+    """One JAX device of a generation; a chip of tpu7x is two.
 
     Attributes:
         name: the generation, as topology names begin.
@@ -28,6 +30,8 @@ class Chip:
         link_bandwidth: bytes a second of one ICI link, one way.
         wraps: a torus axis of a multiple of this length is a ring; others are lines.
         dcn_bandwidth: bytes a second to other slices.
+        compiler_options: what the compiler is told of a topology for it to have the devices that a
+            run has. (Of v4 it would otherwise take each core of a chip for a device.)
     """
 
     name: str
@@ -41,17 +45,18 @@ class Chip:
     link_bandwidth: float
     wraps: int
     dcn_bandwidth: float
+    compiler_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # Peak, HBM and ICI (bidirectional, over 4 links in squares and 6 in cubes): docs.cloud.google.com/
 # tpu/docs/ v4, v5e, v5p, v6e, tpu7x. DCN: the same, by pod or by chip; v4's, which is not there,
 # and the wrap-around rule: jax-ml.github.io/scaling-book/tpus. HBM: what the compiler says is
-# available. Everything is of one device: half a chip's on v4 and tpu7x.
+# available. Everything is of one device: half a chip's on tpu7x.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", ("TPU v4",), _CUBES, "v4:2x2x1", 275e12 / 2, 1.05e9, 1228e9 / 2,
-             int(15.25 * GIB), 50e9 / 2, 4, 6.25e9 / 2),
+        Chip("v4", ("TPU v4",), _CUBES, "v4:2x2x1", 275e12, 1.05e9, 1228e9, int(30.75 * GIB), 50e9,
+             4, 6.25e9, {"chip_config_name": "megacore"}),
         Chip("v5e", ("TPU v5 lite", "TPU v5e"), _SQUARES, "v5e:2x2", 197e12, 1.5e9, 819e9,
              int(15.75 * GIB), 50e9, 16, 6.4e12 / 8 / 256),
         Chip("v5p", ("TPU v5", "TPU v5p"), (*_CUBES, "16x16x16", "16x16x24"), "v5p:2x2x1", 459e12,

@@ -201,19 +201,21 @@ def prepare(schedules: bool = True) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
-def tpu_devices(topology: str, **options) -> list[jax.Device]:
-    """Devices to compile for, of a chip ("v5e") or of a topology ("v5e:16x16", num_slices=2).
+def tpu_devices(topology: str, slices: int = 1) -> list[jax.Device]:
+    """Devices to compile for, of a chip ("v5e") or of slices of a topology ("v5e:16x16").
 
     Raises:
         UserError: there is no such topology, or libtpu is not installed.
     """
     prepare()
     name = topology if ":" in topology else chip_named(topology).host
-    check_topology(name)
+    options = dict(check_topology(name).compiler_options)
+    if name.endswith(":1x1"):  # a host is 2x2 chips to the compiler unless told otherwise
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if slices > 1:
+        options["num_slices"] = slices
     try:
-        return list(
-            topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
-        )
+        return list(topologies.get_topology_desc(name, "tpu", **options).devices)
     except (ImportError, RuntimeError, ValueError) as error:
         missing = "" if find_spec("libtpu") else "; libtpu is missing: pip install 'jax[tpu]'"
         raise UserError(f"cannot compile for {name}: {error}{missing}") from error

@@ -5,7 +5,6 @@ import math
 from collections import defaultdict
 
 import jax
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
@@ -45,8 +44,6 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     across = _sizes(config, ("dcn_data", "dcn_fsdp"), len(slices), "slice(s)")
     types = (AxisType.Auto,) * len(AXES)
     if len(slices) == 1:
-        if _halves_of_v4(slices[0]):
-            return Mesh(np.array(slices[0]).reshape(sizes), AXES, axis_types=types)
         return jax.make_mesh(sizes, AXES, axis_types=types, devices=slices[0])
     layout = mesh_utils.create_hybrid_device_mesh(
         sizes, (*across, 1), [device for part in slices for device in part],
@@ -58,14 +55,6 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
 def slice_of(device) -> int:
     """Which slice a device belongs to; 0 where the platform knows none."""
     return getattr(device, "slice_index", None) or 0
-
-
-def _halves_of_v4(devices) -> bool:
-    """Whether they are the two halves of each v4 chip, as the compiler alone has them.
-
-    In a run a v4 chip is one device; of halves JAX lays out no mesh, but they come in a good order.
-    """
-    return any(d.device_kind == "TPU v4" and d.core_on_chip for d in devices)
 
 
 def _slices(devices) -> list[list]:

@@ -60,7 +60,7 @@ class Report:
     Attributes:
         job: what was compiled.
         chip: for what.
-        chips: how many; a chip of v4 and tpu7x is two devices.
+        chips: how many; a chip of tpu7x is two devices.
         devices: how many.
         hbm_bytes: what the step needs at its peak on one device.
         estimate: the compiled program's cost without its collectives, or None.

@@ -23,9 +23,7 @@ def peak_flops(device: jax.Device) -> tuple[float | None, str]:
         return _matmul_flops() / jax.local_device_count(), "a measured float32 matmul"
     source = "the maker's bf16 peak"
     if chip := chip_of(device.device_kind):
-        # A v4 chip's two cores are one device where they are joined, as on TPU VMs.
-        joined = chip.name == "v4" and getattr(device, "num_cores", 1) == 2
-        return chip.peak_flops * (2 if joined else 1), source
+        return chip.peak_flops, source
     peak = GPU_TFLOPS.get(device.device_kind)
     return (peak and peak * 1e12), source
 

@@ -1,22 +1,23 @@
 """The TPU types and the compiler flags, as libtpu and XLA themselves know them."""
 
 import os
-import random
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
 
+from deberta_jax.parallel.chips import CHIPS
 from tests.launch.scripts import LAUNCH, launch
 
 GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
-# Devices of a chip: to the compiler a v4 chip is two, until it joins its cores.
-DEVICES = {"v4": 2, "v5e": 1, "v5p": 1, "v6e": 1, "tpu7x": 2}
-TOPOLOGY = """
-from jax.experimental.topologies import get_topology_desc
-devices = get_topology_desc(platform="tpu", topology_name="{}").devices
-print("FOUND", len(devices), len({{device.process_index for device in devices}}))
+DEVICES = {"v4": 1, "v5e": 1, "v5p": 1, "v6e": 1, "tpu7x": 2}  # of a chip
+TOPOLOGIES = """
+from deberta_jax.parallel.estimate import prepare, tpu_devices
+prepare(schedules=False)
+for name in {}:
+    devices = tpu_devices(name)
+    print("FOUND", name, len(devices), len({{device.process_index for device in devices}}))
 """
 with_libtpu = pytest.mark.skipif(not find_spec("libtpu"), reason="libtpu is not installed")
 
@@ -34,8 +35,7 @@ def flags(*arguments) -> dict[str, str]:
 
 
 def python(code, **environment):
-    environment = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", **environment}
-    environment = os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", **environment}
+    environment = os.environ | environment
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
     )
@@ -54,23 +54,26 @@ def types(*tpus) -> list[dict[str, str]]:
 
 @with_libtpu
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_tpu(generation, seed):
-    """A topology of each generation, drawn afresh, loaded with all the flags for it."""
+def test_topologies(generation):
+    """Those of the launchers are those of `compile`, and libtpu makes them of as many hosts."""
     script = f'source {LAUNCH}/tpu_types.sh; echo "${{TOPOLOGIES[{generation}]}}"'
-    topologies = subprocess.check_output(["bash", "-c", script], text=True).split()
-    tpu = f"{generation}:{random.Random(seed).choice(topologies)}"
-    done = python(TOPOLOGY.format(tpu), **flags(generation, "2"))
-    assert done.returncode == 0, (tpu, done.stderr[-500:])
-    ((chips, hosts, *_),) = types(tpu)
+    shapes = subprocess.check_output(["bash", "-c", script], text=True).split()
+    assert shapes == list(CHIPS[generation].topologies)
+    tpus = [f"{generation}:{shape}" for shape in shapes]
+    done = python(TOPOLOGIES.format(tpus), **flags(generation, "2"))
+    assert done.returncode == 0, done.stderr[-500:]
     found = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
-    assert found == [f"FOUND {int(chips) * DEVICES[generation]} {hosts}"], tpu
+    assert found == [
+        f"FOUND {tpu} {int(chips) * DEVICES[generation]} {hosts}"
+        for tpu, (chips, hosts, *_) in zip(tpus, types(*tpus), strict=True)
+    ]
 
 
 @with_libtpu
 def test_libtpu_refuses_a_flag_that_it_does_not_know():
     known = flags("v5e", "2")["LIBTPU_INIT_ARGS"]
     unknown = known.replace("xla_enable_async_all_gather", "xla_enable_asink_all_gather")
-    done = python(TOPOLOGY.format("v5e:2x2"), LIBTPU_INIT_ARGS=unknown)
+    done = python(TOPOLOGIES.format(["v5e:2x2"]), LIBTPU_INIT_ARGS=unknown)
     assert done.returncode != 0 and "asink" in done.stderr + done.stdout
 
 

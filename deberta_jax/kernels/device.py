@@ -19,6 +19,6 @@ def platform() -> str:
 
 
 def turns_by_row() -> bool:
-    """Whether a TPU's registers rotate by another amount in every row, and unpack pairs of
-    bfloat16: all but the oldest that are still about."""
+    """Whether a TPU rotates every row of a register by another amount, and gathers along columns:
+    all but the oldest that are still about."""
     return kind() not in ("TPU v2", "TPU v3", "TPU v4", "TPU v4 lite")

@@ -135,6 +135,25 @@ def test_paired_heads_far_apart(small_blocks, seed):
     check(seed, 384, 2, 16, ("c2p", "p2c"), BUCKETED, dtype=jnp.bfloat16)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
+def test_chips_that_turn_all_rows_alike(dtype, small_blocks, seed, monkeypatch):
+    monkeypatch.setattr(tpu_blocks.device, "turns_by_row", lambda: False)
+    check(seed, 384, 2, 16, ("c2p", "p2c"), BUCKETED, dtype=dtype)
+
+
+def test_the_oldest_chips_have_no_room_for_the_longest(monkeypatch):
+    monkeypatch.setattr(tpu_blocks.device, "turns_by_row", lambda: False)
+    heads = {}
+    for length in (512, 2048, 8192):
+        rows = relative_rows(np.arange(1 - length, length), 256, 256, 512)
+        table = jax.ShapeDtypeStruct((512, 2, 64), jnp.bfloat16)
+        relative = Relative(table, table, rows)
+        settings = relative, False, 0.1, jnp.bfloat16, False
+        blocks = tpu_blocks.choose(length, 2, 64, *settings)
+        heads[length] = tpu_blocks.fits(blocks, 64, jnp.bfloat16) and blocks.heads
+    assert heads == {512: 2, 2048: 1, 8192: False}
+
+
 def test_a_length_that_no_block_divides(small_blocks, seed):
     check(seed, 200, 1, 16, ("c2p", "p2c"), CLAMPED)
 

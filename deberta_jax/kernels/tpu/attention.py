@@ -8,8 +8,8 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from deberta_jax.kernels import device
-from deberta_jax.kernels.tpu.backward import DEFAULT_VMEM, backward, vmem_bytes
-from deberta_jax.kernels.tpu.blocks import choose
+from deberta_jax.kernels.tpu.backward import backward
+from deberta_jax.kernels.tpu.blocks import choose, fits
 from deberta_jax.kernels.tpu.forward import forward
 from deberta_jax.kernels.tpu.masked import masked_attention
 from deberta_jax.kernels.tpu.operands import pad, seeds, tables
@@ -60,11 +60,10 @@ def attention(
 
 def check(query, key, value, relative=None, query_positions=None):
     """Raises ValueError or NotImplementedError for what the kernels do not take."""
-    del relative
     if query_positions is not None and not device.turns_by_row():
         raise NotImplementedError(f"queries at places of their own on a {device.kind()}")
     _, length, _, size = key.shape
-    if not device.turns_by_row() and vmem_bytes(length, size, 1, key.dtype.itemsize) > DEFAULT_VMEM:
+    if not fits(choose(length, 1, size, relative, False, 0.0, key.dtype, False), size, key.dtype):
         raise NotImplementedError(f"{length} {key.dtype} tokens on a {device.kind()}")
     if not key.shape == value.shape or (query_positions is None and query.shape != key.shape):
         raise ValueError(

@@ -14,10 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from deberta_jax.kernels.tpu import scores as scoring
 from deberta_jax.kernels.tpu import tiles
-from deberta_jax.kernels.tpu.blocks import TILE
-
-# What a kernel may take of VMEM unless it asks for more; all that the oldest chips have.
-DEFAULT_VMEM = 16 * 2**20
+from deberta_jax.kernels.tpu.blocks import DEFAULT_VMEM, TILE
 
 
 def backward(
@@ -72,7 +69,9 @@ def backward(
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"),
-            vmem_limit_bytes=vmem_bytes(length, size, together, content.dtype.itemsize),
+            vmem_limit_bytes=max(
+                DEFAULT_VMEM, blocks.backward_vmem(size, content.dtype.itemsize)
+            ),
         ),
         name="disentangled_attention_backward",
         interpret=blocks.interpret,
@@ -85,13 +84,6 @@ def backward(
     d_tables = [d_table * scoring.gradient_units(blocks) for d_table in d_tables]
     d_tables = tuple(None if t is None else d_tables.pop(0) for t in tables)
     return d_content, d_tables, jnp.sum(d_biases, axis=-1)
-
-
-def vmem_bytes(length, size, heads, itemsize):
-    """What the backward pass takes: one item's gradients, twice, for they leave while the next
-    item's are made; its queries' sums; and what one pair of blocks needs."""
-    tokens = heads * size * length
-    return max(DEFAULT_VMEM, 2 * 3 * tokens * itemsize + 4 * tokens + 6 * itemsize * 2**20)
 
 
 def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs):
@@ -191,7 +183,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
         for tile in range(blocks.block // TILE):
             keys = slice(tile * TILE, (tile + 1) * TILE)
             window = scoring.table_window(blocks, i - j, tile)
-            moved = tiles.unskew(folded[keys], blocks)
+            moved = tiles.unskew(folded[keys])
             for e in range(blocks.heads):
                 by_row = tiles.unfold(moved, e, blocks).astype(key_ref.dtype)
                 row, key = query_table_ref[e, :, window], key_ref[0, e, :, keys]
@@ -203,7 +195,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
             queries = slice(tile * TILE, (tile + 1) * TILE)
             of_tile = pl.ds(pl.multiple_of(i * blocks.block + tile * TILE, TILE), TILE)
             window = scoring.table_window(blocks, j - i, tile)
-            moved = tiles.unskew(transposed_ref[queries], blocks)
+            moved = tiles.unskew(transposed_ref[queries])
             for e in range(blocks.heads):
                 by_row = tiles.unfold(moved, e, blocks).astype(query_ref.dtype)
                 row, query = key_table_ref[e, :, window], query_ref[0, e, :, queries]

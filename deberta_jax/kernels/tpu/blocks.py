@@ -11,6 +11,8 @@ from deberta_jax.kernels import device
 TILE = 128
 # Tokens of a block at most: its scores, a few megabytes, live in VMEM.
 LARGEST_BLOCK = 512
+# What a kernel may take of VMEM unless it asks for more; all that the oldest chips have.
+DEFAULT_VMEM = 16 * 2**20
 # Longest sequence whose heads go two by two; the query gradients of a cell stay in VMEM.
 LONGEST_PAIRED = 4096
 
@@ -33,7 +35,7 @@ class Blocks:
         scale: what content scores are multiplied by; log2(e) is in it, for exp2 is what the
             hardware has.
         rate: share of the probabilities dropped.
-        strided: whether registers rotate by another amount in every row.
+        strided: whether the hardware rotates every row of a register by another amount.
         interpret: whether the kernels run interpreted, without a TPU.
     """
 
@@ -75,17 +77,28 @@ class Blocks:
         """
         return offset * self.block - tile * TILE + self.block * (1 + self.near) - TILE
 
+    def backward_vmem(self, size: int, itemsize: int) -> int:
+        """Bytes that the backward pass takes for heads of that size in a type of so many bytes.
+
+        One item's gradients, twice, for they leave while the next item's are made; its queries'
+        sums; the tables and their gradients, twice; and what one pair of blocks needs.
+        """
+        tokens = self.heads * size * self.length
+        columns = (self.c2p + self.p2c) * self.heads * size * self.table_width
+        pair = 3 * self.heads * itemsize * 2**20
+        return (2 * 3 * itemsize + 4) * tokens + 2 * (itemsize + 4) * columns + pair
+
 
 def choose(length, heads, size, relative, causal, rate, dtype, interpret) -> Blocks:
     """The blocks for `length` tokens, which the sequence is padded to."""
     blocks = [block for block in (512, 384, 256, 128) if block <= LARGEST_BLOCK]
     block = min(blocks, key=lambda size: (-(-length // size) * size, -size))
     padded = -(-length // block) * block
-    strided = device.turns_by_row()
-    paired = strided and heads % 2 == 0 and padded <= LONGEST_PAIRED and dtype == jax.numpy.bfloat16
+    paired = heads % 2 == 0 and padded <= LONGEST_PAIRED and dtype == jax.numpy.bfloat16
     c2p = relative is not None and relative.key_RHD is not None
     p2c = relative is not None and relative.query_RHD is not None
-    return Blocks(
+    strided = device.turns_by_row()
+    blocks = Blocks(
         length=padded,
         block=block,
         near=_near(relative, block, padded // block),
@@ -98,6 +111,15 @@ def choose(length, heads, size, relative, causal, rate, dtype, interpret) -> Blo
         strided=strided,
         interpret=interpret,
     )
+    if paired and not fits(blocks, size, dtype):
+        return dataclasses.replace(blocks, heads=1)
+    return blocks
+
+
+def fits(blocks, size, dtype) -> bool:
+    """Whether VMEM has room: all but the oldest chips have plenty."""
+    room = blocks.backward_vmem(size, jax.numpy.dtype(dtype).itemsize)
+    return device.turns_by_row() or room <= DEFAULT_VMEM
 
 
 def _near(relative, block, count) -> int:

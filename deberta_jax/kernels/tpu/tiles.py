@@ -6,6 +6,8 @@ that cost nothing whatever their size; and the products with probabilities strea
 the matrix unit, which fills it where streaming the probabilities would leave half idle (D = 64).
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,12 +45,8 @@ def unfold(folded, head, blocks):
     """The float32 tile of one head."""
     if blocks.heads == 1:
         return folded
-    if blocks.interpret:
-        word = folded << 16 if head == 0 else folded & np.int32(-(2**16))
-        return jax.lax.bitcast_convert_type(word, jnp.float32)
-    return pltpu.unpack_elementwise(
-        folded, index=head, packed_dtype=jnp.bfloat16, unpacked_dtype=jnp.float32
-    )
+    word = folded << 16 if head == 0 else folded & np.int32(-(2**16))
+    return jax.lax.bitcast_convert_type(word, jnp.float32)
 
 
 def _bits(x):
@@ -57,50 +55,34 @@ def _bits(x):
 
 def skew(tile, blocks):
     """out[t, s] = tile[t, TILE - 1 - t + s]: a window's columns -> the tokens of a block."""
-    width = tile.shape[1]
     if blocks.strided:
+        width = tile.shape[1]
         turned = pltpu.roll(tile, width - (TILE - 1), 1, stride=1, stride_axis=0)
-    else:
-        turned = _turn_each(tile, [width - (TILE - 1) + row for row in range(TILE)])
-    return turned[:, : blocks.block]
+        return turned[:, : blocks.block]
+    row, lane = (jax.lax.broadcasted_iota(jnp.int32, (TILE, TILE), axis) for axis in (0, 1))
+    turned = _turn(tile, lane + TILE - 1 - row)
+    parts = [jnp.where(lane <= row, *pair) for pair in itertools.pairwise(turned)]
+    return jnp.concatenate(parts, axis=1)
 
 
-def unskew(tile, blocks):
-    """The transpose of `skew`: out[t, TILE - 1 - t + s] = tile[t, s], zero elsewhere.
-
-    Row t moves right by TILE - 1 - t. The hardware rotates further from row to row, never less,
-    so each group of sublanes is turned upside down on the way.
-    """
-    tile = jnp.concatenate([tile, jnp.zeros((TILE, TILE), tile.dtype)], axis=1)
-    if not blocks.strided:
-        return _turn_each(tile, [TILE - 1 - row for row in range(TILE)])
-    groups = []
-    for start in range(0, TILE, _SUBLANES):
-        group = _flip(tile[start : start + _SUBLANES])
-        shift = TILE - _SUBLANES - start
-        groups.append(_flip(pltpu.roll(group, shift, 1, stride=1, stride_axis=0)))
-    return jnp.concatenate(groups, axis=0)
+def unskew(tile):
+    """The transpose of `skew`: out[t, TILE - 1 - t + s] = tile[t, s], zero elsewhere."""
+    row, lane = (jax.lax.broadcasted_iota(jnp.int32, (TILE, TILE), axis) for axis in (0, 1))
+    zero = jnp.zeros((TILE, TILE), tile.dtype)
+    turned = [zero, *_turn(tile, lane - (TILE - 1) + row), zero]
+    moved = lane >= TILE - 1 - row
+    parts = [jnp.where(moved, new, old) for old, new in itertools.pairwise(turned)]
+    return jnp.concatenate(parts, axis=1)
 
 
-def _flip(group):
-    last = group.shape[0] - 1
-    index = last - jax.lax.broadcasted_iota(jnp.int32, group.shape, 0)
-    return jnp.take_along_axis(group, index, axis=0)
-
-
-def _turn_each(tile, shifts):
-    """Rotates row t right by shifts[t]: a group of sublanes at once, then bit by bit."""
-    width, groups = tile.shape[1], []
-    for start in range(0, TILE, _SUBLANES):
-        own = shifts[start : start + _SUBLANES]
-        least = min(own)
-        group = pltpu.roll(tile[start : start + _SUBLANES], least % width, 1)
-        row = jax.lax.broadcasted_iota(jnp.int32, group.shape, 0)
-        rest = row if own[0] == least else _SUBLANES - 1 - row
-        for bit in (1, 2, 4):
-            group = jnp.where((rest & bit) > 0, pltpu.roll(group, bit, 1), group)
-        groups.append(group)
-    return jnp.concatenate(groups, axis=0)
+def _turn(tile, lanes):
+    """Every register of the tile with its lanes turned, by another amount in every row."""
+    return [
+        jnp.take_along_axis(
+            tile[:, start : start + TILE], lanes & (TILE - 1), axis=1, mode="promise_in_bounds"
+        )
+        for start in range(0, tile.shape[1], TILE)
+    ]
 
 
 def visible(blocks, query_segments_1Q, key_segments_1K, query_start, key_start):

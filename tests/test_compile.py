@@ -150,6 +150,22 @@ def test_meshes_to_compare():
         meshes(schema.Config(), "data=4,pipeline=2")
 
 
+def test_meshes_are_compared_side_by_side(tmp_path):
+    status, found, output, errors = compile_for_pod(
+        tmp_path / "out.json", *SMALL, "--topology=v5e:2x2", "--quick", "--compare=data=4;fsdp=4"
+    )
+    assert status == 0, errors
+    head, *rows = output.splitlines()
+    assert head.startswith("mesh") and [row[:6] for row in rows] == ["data 4", "fsdp 4"]
+    copied, split = found
+    assert copied["parameter_bytes"] > split["parameter_bytes"]
+    for one, row in zip(found, rows, strict=True):
+        memory = row.split()[row.split().index("yes") - 1]
+        assert memory == f"{one['hbm_bytes'] / 2**30:.2f}"
+        # Quick: what fits and what is sent, no times.
+        assert one["quick"] and one["collectives"] and "estimated_step_seconds" not in one
+
+
 @pytest.mark.parametrize(
     ("mesh", "shape", "want"),
     [

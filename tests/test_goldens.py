@@ -1,6 +1,7 @@
 """Published recipes on the pods that they are meant for: what must hold of the compiled step.
 
-Compiled with --quick: what is compiled is the same, and what is asked for is not the kernels' time.
+With --quick: it is the step that `train` runs, divided among the same devices, and the questions
+are what fits and what is sent, not how fast the compiler's code is.
 """
 
 import pytest
@@ -42,7 +43,7 @@ GOLDENS = {
 }  # fmt: skip
 
 
-@pytest.mark.slow(minutes=4)
+@pytest.mark.slow(minutes=1)
 @pytest.mark.parametrize("name", GOLDENS)
 def test_golden(name, tmp_path):
     golden = GOLDENS[name]
@@ -55,7 +56,6 @@ def test_golden(name, tmp_path):
     assert golden.stack not in sizes(found["largest_all_gather"]["shape"])
     longest = found["collectives"][0]
     assert (longest["kind"], longest["link"]) == golden.dominant, found["collectives"]
-    assert 0.1 < found["estimated_mfu"] < 0.8
     if found["slices"] > 1:
         crossing = [row for row in found["collectives"] if row["link"] == "DCN"]
         assert {row["kind"] for row in crossing} == {"all-reduce"}  # gradients, nothing else

@@ -90,7 +90,7 @@ class Estimate:
         argument_bytes, temp_bytes, output_bytes: HBM of one device (aliased outputs included).
         peak_bytes: HBM of one device, all of it: the program itself too, aliased outputs once.
         program: its text.
-        quick: whether kernels count as their transfers alone.
+        quick: whether it was compiled without schedules, so that kernels count as their transfers.
     """
 
     chip: Chip

@@ -130,11 +130,16 @@ class Report:
         }
         if self.estimate is None:
             return found
-        return found | {
+        found |= {
             "collectives": table(self.collectives),
             "attention_gathers": self.attention_gathers,
             "largest_all_gather": self.largest("all-gather"),
             "quick": self.estimate.quick,
+            "unknown_loops": list(self.estimate.unknown_loops),
+        }
+        if self.estimate.quick:
+            return found
+        return found | {
             "estimated_compute_seconds": self.estimate.seconds,
             "estimated_exposed_seconds": self.exposed_seconds,
             "estimated_step_seconds": self.step_seconds,
@@ -144,7 +149,6 @@ class Report:
             "estimated_chip_hours": self.days * 24 * self.chips,
             "cycles_by_kind": self.estimate.cycles_by_kind,
             "not_estimated": self.estimate.not_estimated,
-            "unknown_loops": list(self.estimate.unknown_loops),
         }
 
     def largest(self, kind: str) -> dict[str, Any] | None:
@@ -183,10 +187,13 @@ class Report:
             f"{row['exposed_seconds'] * 1e3:>10.2f} ms"
             for row in found["collectives"]
         ] or ["  none"]
+        lines.append(f"gathers, scatters, sorts in attention: {self.attention_gathers}")
+        lines += [f"trips unknown, counted once: {loop}" for loop in self.estimate.unknown_loops]
+        if self.estimate.quick:
+            return "\n".join([*lines, "how long a step takes is not estimated (--quick)"])
         kinds = ", ".join(f"{kind} {cycles / 1e6:,.1f}" for kind, cycles in
                           found["cycles_by_kind"].items() if cycles)  # fmt: skip
         lines += [
-            f"gathers, scatters, sorts in attention: {self.attention_gathers}",
             f"estimated from the compiler's cycles (million: {kinds}) and the links' rates; "
             "nothing was run:",
             f"  a step {self.step_seconds * 1e3:,.1f} ms: {self.estimate.seconds * 1e3:,.1f} "
@@ -195,9 +202,6 @@ class Report:
             f"  {job.steps:,} steps: {self.days:,.1f} days, "
             f"{found['estimated_chip_hours']:,.0f} chip-hours",
         ]
-        if self.estimate.quick:
-            lines.append("  kernels at no more than the memory's pace (--quick): a step is slower")
-        lines += [f"  trips unknown, counted once: {loop}" for loop in self.estimate.unknown_loops]
         return "\n".join(lines)
 
     def remedies(self) -> list[str]:

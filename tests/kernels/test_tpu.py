@@ -141,17 +141,23 @@ def test_chips_that_turn_all_rows_alike(dtype, small_blocks, seed, monkeypatch):
     check(seed, 384, 2, 16, ("c2p", "p2c"), BUCKETED, dtype=dtype)
 
 
-def test_the_oldest_chips_have_no_room_for_the_longest(monkeypatch):
-    monkeypatch.setattr(tpu_blocks.device, "turns_by_row", lambda: False)
-    heads = {}
-    for length in (512, 2048, 8192):
+@pytest.mark.parametrize(
+    ("kind", "together"),
+    [
+        ("TPU v4", {512: 2, 2048: 1, 16384: None}),
+        ("TPU v5", {512: 2, 2048: 2, 16384: 1}),
+    ],
+)
+def test_heads_go_in_pairs_where_there_is_room(kind, together, monkeypatch):
+    monkeypatch.setattr(tpu_blocks.device, "kind", lambda: kind)
+    found = {}
+    for length in together:
         rows = relative_rows(np.arange(1 - length, length), 256, 256, 512)
         table = jax.ShapeDtypeStruct((512, 2, 64), jnp.bfloat16)
-        relative = Relative(table, table, rows)
-        settings = relative, False, 0.1, jnp.bfloat16, False
+        settings = Relative(table, table, rows), False, 0.1, jnp.bfloat16, False
         blocks = tpu_blocks.choose(length, 2, 64, *settings)
-        heads[length] = tpu_blocks.fits(blocks, 64, jnp.bfloat16) and blocks.heads
-    assert heads == {512: 2, 2048: 1, 8192: False}
+        found[length] = blocks.heads if tpu_blocks.fits(blocks, 64, jnp.bfloat16) else None
+    assert found == together
 
 
 def test_a_length_that_no_block_divides(small_blocks, seed):

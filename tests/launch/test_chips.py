@@ -7,7 +7,6 @@ from importlib.util import find_spec
 
 import pytest
 
-from deberta_jax.parallel.chips import CHIPS
 from tests.launch.scripts import LAUNCH, launch
 
 GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
@@ -55,10 +54,9 @@ def types(*tpus) -> list[dict[str, str]]:
 @with_libtpu
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_topologies(generation):
-    """Those of the launchers are those of `compile`, and libtpu makes them of as many hosts."""
+    """libtpu makes each, with all the flags for it, of as many hosts as the launchers."""
     script = f'source {LAUNCH}/tpu_types.sh; echo "${{TOPOLOGIES[{generation}]}}"'
     shapes = subprocess.check_output(["bash", "-c", script], text=True).split()
-    assert shapes == list(CHIPS[generation].topologies)
     tpus = [f"{generation}:{shape}" for shape in shapes]
     done = python(TOPOLOGIES.format(tpus), **flags(generation, "2"))
     assert done.returncode == 0, done.stderr[-500:]

@@ -11,7 +11,7 @@ from deberta_jax.kernels import device
 TILE = 128
 # Tokens of a block at most: its scores, a few megabytes, live in VMEM.
 LARGEST_BLOCK = 512
-# What a kernel may take of VMEM unless it asks for more; all that the oldest chips have.
+# What a kernel may take of VMEM unless it asks for more.
 DEFAULT_VMEM = 16 * 2**20
 # Longest sequence whose heads go two by two; the query gradients of a cell stay in VMEM.
 LONGEST_PAIRED = 4096
@@ -117,9 +117,9 @@ def choose(length, heads, size, relative, causal, rate, dtype, interpret) -> Blo
 
 
 def fits(blocks, size, dtype) -> bool:
-    """Whether VMEM has room: all but the oldest chips have plenty."""
+    """Whether the chip's VMEM has room for the backward pass, the larger one."""
     room = blocks.backward_vmem(size, jax.numpy.dtype(dtype).itemsize)
-    return device.turns_by_row() or room <= DEFAULT_VMEM
+    return room <= device.vmem_bytes()
 
 
 def _near(relative, block, count) -> int:

@@ -28,7 +28,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.errors import UserError
 from deberta_jax.parallel import collectives
@@ -230,11 +230,14 @@ def estimate_function(function, arguments, chip: str = "v5e", **jit_options) -> 
         chip: name of a generation in `CHIPS`.
         jit_options: further arguments of `jax.jit`.
     """
-    layout = SingleDeviceSharding(tpu_devices(chip)[0])
+    mesh = Mesh(tpu_devices(chip)[:1], ("device",))  # by which kernels know the chip
+    layout = NamedSharding(mesh, PartitionSpec())
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), arguments
     )
-    return estimate_lowered(jax.jit(function, **jit_options).lower(*arguments), chip)
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(function, **jit_options).lower(*arguments)
+    return estimate_lowered(lowered, chip)
 
 
 def estimate_lowered(lowered: jax.stages.Lowered, chip: str) -> Estimate:

@@ -211,7 +211,7 @@ sharding = jax.sharding.SingleDeviceSharding(device)
 def abstract(*shape, dtype={dtype}):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-length, queries, heads, size = {length}, {queries}, 2, 64
+batch, length, queries, heads, size = {batch}, {length}, {queries}, 2, 64
 positions = dict(span=256, buckets=256, max_relative_positions=512)
 rows = relative_rows(np.arange(1 - length, length), **positions)
 
@@ -220,11 +220,11 @@ def loss(query, key, value, key_rows, query_rows, query_segments, segments, plac
     return masked_attention(query, key, value, relative, query_segments, segments, places,
                             dropout_rate=0.1, dropout_rng=rng).astype(jnp.float32).sum()
 
-content, table = abstract(2, length, heads, size), abstract(512, heads, size)
-places = abstract(2, queries, dtype=jnp.int32)
+content, table = abstract(batch, length, heads, size), abstract(512, heads, size)
+places = abstract(batch, queries, dtype=jnp.int32)
 text = jax.jit(jax.grad(loss, range(5))).lower(
-    abstract(2, queries, heads, size), content, content, table, table, places,
-    abstract(2, length, dtype=jnp.int32), places, abstract(2, dtype=jnp.uint32),
+    abstract(batch, queries, heads, size), content, content, table, table, places,
+    abstract(batch, length, dtype=jnp.int32), places, abstract(2, dtype=jnp.uint32),
 ).compile().as_text()
 print("kernels", text.count('custom_call_target="tpu_custom_call"'))
 print("moves", sum(text.count(f" {{name}}(") for name in ("gather", "scatter", "sort")))
@@ -232,16 +232,20 @@ print("moves", sum(text.count(f" {{name}}(") for name in ("gather", "scatter", "
 
 
 @pytest.mark.parametrize(
-    "dtype, length, queries",
-    [("jnp.bfloat16", 512, 77), ("jnp.bfloat16", 2048, 308)],
+    "dtype, batch, length, queries",
+    [
+        ("jnp.bfloat16", 2, 512, 77),
+        ("jnp.bfloat16", 2, 2048, 308),
+        ("jnp.bfloat16", 4096, 128, 20),  # what the scalar memory holds of so many
+    ],
 )
-def test_compiles_for_tpu_without_a_gather(dtype, length, queries):
+def test_compiles_for_tpu_without_a_gather(dtype, batch, length, queries):
     pytest.importorskip("libtpu")
     settings = dict(
         JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
         TPU_ACCELERATOR_TYPE="v5litepod-4", TPU_WORKER_HOSTNAMES="localhost",
     )  # fmt: skip
-    code = COMPILE.format(dtype=dtype, length=length, queries=queries)
+    code = COMPILE.format(dtype=dtype, batch=batch, length=length, queries=queries)
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True
     )

@@ -76,7 +76,7 @@ def backward(
         name="disentangled_attention_backward",
         interpret=blocks.interpret,
     )(
-        seeds, visits, content, content, content, query_segments, key_segments,
+        seeds, visits.reshape(-1), content, content, content, query_segments, key_segments,
         output, lse, gradient,
         *present,
     )  # fmt: skip
@@ -95,6 +95,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
     d_query_table_ref = refs.pop(0) if blocks.p2c else None
     query_sum_ref, key_sum_ref, value_sum_ref, *refs = refs
     c2p_ref, transposed_ref = refs or (None, None)
+    visits_ref = tiles.InOrder(visits_ref, blocks.count, blocks.count)
     head, item, j, i = (pl.program_id(axis) for axis in range(4))
     of_block = pl.ds(pl.multiple_of(i * blocks.block, TILE), blocks.block)
 

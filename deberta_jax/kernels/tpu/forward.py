@@ -74,7 +74,7 @@ def forward(blocks, seeds, visits, content, tables, query_segments, key_segments
         ),
         name="disentangled_attention_forward",
         interpret=blocks.interpret,
-    )(seeds, visits, content, content, content, query_segments, key_segments, *present)
+    )(seeds, visits.reshape(-1), content, content, content, query_segments, key_segments, *present)
 
 
 def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs):
@@ -83,6 +83,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
     query_table_ref = refs.pop(0) if blocks.p2c else None
     output_ref, lse_ref, top_ref, total_ref, sum_ref, *refs = refs
     c2p_ref = refs.pop() if blocks.c2p else None
+    visits_ref = tiles.InOrder(visits_ref, blocks.count, blocks.count)
     head, item, i, j = (pl.program_id(axis) for axis in range(4))
 
     @pl.when(j == 0)

@@ -66,7 +66,8 @@ def backward(
         name="masked_attention_backward",
         interpret=blocks.interpret,
     )(
-        seeds, visits, ranges, query, key, value, query_segments, key_segments, places,
+        seeds, visits.reshape(-1), ranges.reshape(-1), query, key, value,
+        query_segments, key_segments, places,
         output, lse, gradient, *scoring.present(tables),
     )  # fmt: skip
     d_query, d_key, d_value, *d_tables = results
@@ -87,6 +88,7 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
     query_sum_ref, key_sum_ref, value_sum_ref, *refs = refs
     by_score_ref = refs.pop(0) if blocks.c2p or blocks.p2c else None
     sources = scoring.Refs(query_ref, key_ref, *tables, refs.pop() if blocks.c2p else None)
+    visits_ref, ranges_ref = scoring.in_order(blocks, visits_ref, ranges_ref, pl.num_programs(3))
     head, item, j, i = (pl.program_id(axis) for axis in range(4))
     of_tile = pl.ds(pl.multiple_of(i * TILE, TILE), TILE)
     place = scoring.Place(places_ref[0], ranges_ref[item, i, 0], ranges_ref[item, i, 1], j)

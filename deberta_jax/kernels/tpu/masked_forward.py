@@ -69,7 +69,8 @@ def forward(
         name="masked_attention_forward",
         interpret=blocks.interpret,
     )(
-        seeds, visits, ranges, query, key, value, query_segments, key_segments, places,
+        seeds, visits.reshape(-1), ranges.reshape(-1), query, key, value,
+        query_segments, key_segments, places,
         *scoring.present(tables),
     )  # fmt: skip
 
@@ -80,6 +81,7 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
     tables, refs = scoring.split_tables(blocks, refs)
     output_ref, lse_ref, top_ref, total_ref, sum_ref, *refs = refs
     sources = scoring.Refs(query_ref, key_ref, *tables, refs.pop() if blocks.c2p else None)
+    visits_ref, ranges_ref = scoring.in_order(blocks, visits_ref, ranges_ref, pl.num_programs(2))
     head, item, i, j = (pl.program_id(axis) for axis in range(4))
 
     @pl.when(j == 0)

@@ -107,6 +107,12 @@ def clips(blocks, place):
     return (place.first < start) | (place.last >= start + spots(blocks))
 
 
+def in_order(blocks, visits_ref, ranges_ref, count):
+    """Both as [B, I, J] and [B, I, 3], of `count` tiles of queries."""
+    visits = tiles.InOrder(visits_ref, count, blocks.count)
+    return visits, tiles.InOrder(ranges_ref, count, 3)
+
+
 def when_visited(blocks, visits_ref, ranges_ref, item, i, j, attend):
     """Runs `attend(near)` unless no query of the tile sees a key of the block."""
     tables = blocks.c2p or blocks.p2c

@@ -22,6 +22,24 @@ UNSEEN, FLOOR = -1e30, -1e29
 _SUBLANES = 8
 
 
+class InOrder:
+    """A reference to numbers in SMEM, in one row, read as if it had more axes.
+
+    With more axes every last one would be padded to 128 numbers: half a kilobyte an item, of a
+    megabyte in all.
+    """
+
+    def __init__(self, ref, *sizes):
+        """`sizes`: of the axes after the first."""
+        self._ref, self._sizes = ref, sizes
+
+    def __getitem__(self, index):
+        place, *rest = index
+        for size, step in zip(self._sizes, rest, strict=True):
+            place = place * size + step
+        return self._ref[place]
+
+
 def product(left, right, contract):
     """Float32 product over the axes `contract` of the two."""
     precision = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else None

@@ -126,12 +126,12 @@ def masked_batch(arguments):
 def step_ours(arguments):
     import jax
 
-    from deberta_jax import config as schema
+    from deberta_jax import schema
     from deberta_jax.model.config import ModelConfig
     from deberta_jax.objectives.mlm import MaskedLanguageModelling
     from deberta_jax.parallel import host_memory, sharding
-    from deberta_jax.training.duration import Clockwork
-    from deberta_jax.training.plan import make_plan
+    from deberta_jax.training.program import make_plan
+    from deberta_jax.training.step_units import Clockwork
 
     host_memory.keep()  # as every verb does
     config = schema.Config()

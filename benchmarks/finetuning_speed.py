@@ -37,11 +37,10 @@ def ours(arguments, sift_weight=0.0) -> None:
     import jax
 
     from configs.finetune import sst2
-    from deberta_jax import config as schema
-    from deberta_jax import finetune, objectives
+    from deberta_jax import finetune, objectives, schema
     from deberta_jax.parallel import sharding
-    from deberta_jax.training.duration import Clockwork
-    from deberta_jax.training.plan import make_plan
+    from deberta_jax.training.program import make_plan
+    from deberta_jax.training.step_units import Clockwork
 
     config = sst2.get_config()
     config.train.init = arguments.init

@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 
 from benchmarks import cpu_attention
 from benchmarks.cpu_attention import distance_rows, forward_and_backward, operand_shapes
+from deberta_jax.estimates import cost as estimate
 from deberta_jax.kernels import tpu
 from deberta_jax.kernels.relative import Relative
-from deberta_jax.parallel import estimate
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 MIB = 2**20

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from configs import quickstart
-from deberta_jax import config as schema
+from deberta_jax import schema
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
 from deberta_jax.parallel import sharding
-from deberta_jax.training.duration import Clockwork
-from deberta_jax.training.plan import make_plan
+from deberta_jax.training.program import make_plan
+from deberta_jax.training.step_units import Clockwork
 
 SEED = np.uint32(0)
 STEPS = 15

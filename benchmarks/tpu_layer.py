@@ -3,7 +3,7 @@
     python -m benchmarks.tpu_layer [--chip v5e] [--widths base large xxlarge] [--dropout 0.1]
 
 It needs no TPU: each program is compiled for the chip, and the compiler's own cycles are added up
-(`deberta_jax.parallel.estimate`). Every row is this project's `Layer` under `jax.vjp`: 32 x 512
+(`deberta_jax.estimates.cost`). Every row is this project's `Layer` under `jax.vjp`: 32 x 512
 tokens, bfloat16 compute, float32 parameters; the gradients are of the parameters, the input and
 the relative embeddings. BERT is the layer without a disentangled term, attending by JAX's
 `dot_product_attention` (XLA), or its kernels flash and splash, or ours; JAX's drop no attention
@@ -22,12 +22,12 @@ from jax.experimental.pallas.ops.tpu import flash_attention as flash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
 from deberta_jax.errors import UserError
+from deberta_jax.estimates.cost import Estimate, estimate_function, prepare
 from deberta_jax.model.attention import DisentangledSelfAttention
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.encoder import Layer
 from deberta_jax.model.flops import layer_flops
 from deberta_jax.parallel.chips import CHIPS, chip_named
-from deberta_jax.parallel.estimate import Estimate, estimate_function, prepare
 
 BATCH, LENGTH = 32, 512
 WIDTHS = {"base": (768, 12), "large": (1024, 16), "xxlarge": (1536, 24)}

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.tpu_layer import BATCH, LENGTH, WIDTHS, megacycles, model_config
+from deberta_jax.estimates.cost import estimate_function, prepare
 from deberta_jax.model.encoder import Encoder
 from deberta_jax.parallel.chips import CHIPS
-from deberta_jax.parallel.estimate import estimate_function, prepare
 
 DROPOUT = 0.1
 

@@ -28,12 +28,12 @@ from benchmarks.tpu_layer import (
     with_attention,
 )
 from deberta_jax import compile
-from deberta_jax.config import Config
 from deberta_jax.data.config import DataConfig, MaskingConfig
 from deberta_jax.errors import UserError
+from deberta_jax.estimates.cost import estimate_lowered, prepare, tpu_devices
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
 from deberta_jax.parallel.chips import CHIPS, chip_named
-from deberta_jax.parallel.estimate import estimate_lowered, prepare, tpu_devices
+from deberta_jax.schema import Config
 from deberta_jax.training.config import TrainConfig
 
 PREDICTIONS = 77  # 15 % of 512

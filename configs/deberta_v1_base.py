@@ -11,7 +11,7 @@ The published checkpoint reads GPT-2 BPE tokens; a run from text trains a Senten
 of the same size instead.
 """
 
-from deberta_jax import config as schema
+from deberta_jax import schema
 
 
 def get_config():

@@ -9,7 +9,7 @@ Published: 160 GB of text. Its own schedule was not; these are the 1.5B model's 
 a TPU v6e-128 or larger. To expect: not yet measured.
 """
 
-from deberta_jax import config as schema
+from deberta_jax import schema
 
 
 def get_config():

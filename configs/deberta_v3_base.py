@@ -11,7 +11,7 @@ v5e-64 or larger. To expect: MNLI 86.3/86.2, SQuAD 2.0 82.5/79.3 after fine-tuni
 masked language modelling on Wikipedia and books). Not yet measured with this code.
 """
 
-from deberta_jax import config as schema
+from deberta_jax import schema
 
 
 def get_config():

@@ -9,10 +9,10 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from deberta_jax.config import Config, flatten, freeze, no_such_field
 from deberta_jax.errors import UserError
 from deberta_jax.parallel import host_memory
 from deberta_jax.parallel import processes as distributed
+from deberta_jax.schema import Config, flatten, freeze, no_such_field
 
 # Status of a run that was told to stop before its end and can go on: what a shell reports of a
 # process that SIGTERM ended. Whoever restarts failed jobs restarts it.

@@ -18,19 +18,18 @@ import jax
 import numpy as np
 from absl import flags
 
-from deberta_jax import command, objectives
-from deberta_jax import config as schema
-from deberta_jax.config import Config
+from deberta_jax import command, objectives, schema
 from deberta_jax.data.input import batch_shapes
 from deberta_jax.data.masking import num_predictions
 from deberta_jax.errors import UserError
+from deberta_jax.estimates.cost import estimate_lowered, prepare, tpu_devices
+from deberta_jax.estimates.report import Job, Report, compiled_report, gib, too_large_report
 from deberta_jax.parallel import sharding
 from deberta_jax.parallel.chips import check_topology
-from deberta_jax.parallel.estimate import estimate_lowered, prepare, tpu_devices
 from deberta_jax.parallel.mesh import MeshConfig
-from deberta_jax.parallel.report import Job, Report, compiled_report, gib, too_large_report
-from deberta_jax.training.duration import Clockwork
-from deberta_jax.training.plan import Plan, make_plan
+from deberta_jax.schema import Config
+from deberta_jax.training.program import Plan, make_plan
+from deberta_jax.training.step_units import Clockwork
 
 # Rematerialisation, the fastest first.
 REMAT = ("none", "dots", "full")

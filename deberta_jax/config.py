@@ -1,158 +1,13 @@
-"""The one schema of a run: every field, its comment and its default. Nothing is hidden elsewhere.
+"""Every field of a run with its comment and value: python -m deberta_jax.config --config=FILE"""
 
-A recipe in `configs/` starts from `default()`, changes fields, and returns the locked result:
-a misspelt field or a value of the wrong type is an error that names the nearest field.
-`python -m deberta_jax.config --config=FILE` lists every field with its comment and value.
-"""
+from deberta_jax import command
+from deberta_jax.schema import comments, default, flatten
 
-import ast
-import dataclasses
-import difflib
-import inspect
-import json
-from pathlib import Path
-
-from ml_collections import ConfigDict
-
-from deberta_jax.data.config import DataConfig, MaskingConfig
-from deberta_jax.data.tasks.config import TaskConfig
-from deberta_jax.errors import UserError
-from deberta_jax.model.config import ModelConfig
-from deberta_jax.objectives.config import FinetuneConfig
-from deberta_jax.parallel.mesh import MeshConfig
-from deberta_jax.training.config import OptimizerConfig, ProfileConfig, TrainConfig
+__all__ = ["default"]  # recipes written for version 0.1 call `config.default()`
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A whole run."""
-
-    # Seed of everything random: held-out split, shuffle, masking, initial weights, dropout.
-    seed: int = 0
-    # What is learned: masked tokens ("mlm"), each token from those before it ("clm"), both
-    # ("mlm_clm"); or, fine-tuning, "classification", "regression", "multiple_choice", "span"
-    # (extractive question answering), "token_classification".
-    objective: str = "mlm"
-    # The architecture.
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    # From text to packed sequences.
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    # Which tokens become targets.
-    masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
-    # How long, how much at a time, what is written when.
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    # AdamW and its schedule.
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    # Fine-tuning: the examples, their columns, their scores.
-    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
-    # Fine-tuning: the head's dropout, and SiFT.
-    finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
-    # How the devices are arranged.
-    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    # Which steps are traced.
-    profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
-
-
-def default() -> ConfigDict:
-    """The whole schema with its defaults, locked and typed; recipes change fields of it."""
-    return ConfigDict(dataclasses.asdict(Config()), convert_dict=True).lock()
-
-
-def freeze(config: ConfigDict) -> Config:
-    """The typed, checked, immutable form that the code works with."""
-    return _build(Config, config.to_dict())
-
-
-def _build(kind, values):
-    built = {}
-    for field in dataclasses.fields(kind):
-        value = values[field.name]
-        if isinstance(value, dict):
-            value = _build(field.default_factory, value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        built[field.name] = value
-    return kind(**built)
-
-
-def flatten(config: Config) -> dict[str, object]:
-    """Every field by its dotted name."""
-
-    def walk(value, prefix):
-        for name, item in value.items():
-            if isinstance(item, dict):
-                yield from walk(item, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", item
-
-    return dict(walk(dataclasses.asdict(config), ""))
-
-
-def no_such_field(name: str) -> str:
-    """What to say of a field that the schema does not have."""
-    names = list(flatten(Config()))
-    near = difflib.get_close_matches(name, names, 1, 0.3)
-    nearest = f"; the nearest is {near[0]!r}" if near else ""
-    where = f"of {len(names)}; python -m deberta_jax.config lists them"
-    return f"config has no field {name!r}{nearest} ({where})"
-
-
-def differences(old: Config, new: Config, section: str = "") -> list[str]:
-    """ "field: old -> new" for every field under `section` that differs."""
-    before, after = flatten(old), flatten(new)
-    return [
-        f"{name}: {before[name]!r} -> {after[name]!r}"
-        for name in before
-        if name.startswith(section) and before[name] != after[name]
-    ]
-
-
-def save(config: Config, path: Path) -> None:
-    """Writes `path` whole or not at all."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    unfinished.replace(path)
-
-
-def load(path: Path) -> Config:
-    """The config that a workdir was started with; unknown and missing fields are an error."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
-    known = dataclasses.asdict(Config())
-    if unknown := values.keys() - known.keys():
-        raise UserError(f"{path} was written by another version: {', '.join(sorted(unknown))}")
-    for name, section in known.items():
-        wrong = [name] if name not in values else []
-        if isinstance(section, dict) and not wrong:
-            wrong = [f"{name}.{key}" for key in set(section) ^ set(values[name])]
-        if wrong:
-            raise UserError(f"{path} was written by another version: {', '.join(wrong)}")
-    return _build(Config, values)
-
-
-def comments(kind=Config, prefix: str = "") -> dict[str, str]:
-    """The comment above each field of the schema, by dotted name."""
-    lines = inspect.getsource(kind).splitlines()
-    found = {}
-    for node in ast.parse("\n".join(lines)).body[0].body:
-        if not isinstance(node, ast.AnnAssign):
-            continue
-        above = []
-        for line in reversed(lines[: node.lineno - 1]):
-            if not line.strip().startswith("#"):
-                break
-            above.insert(0, line.strip().lstrip("# "))
-        found[prefix + node.target.id] = " ".join(above)
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(field.default_factory):
-            found |= comments(field.default_factory, f"{prefix}{field.name}.")
-    return found
-
-
-def main(config: Config) -> None:
-    values = flatten(config)
+def main(parsed) -> None:
+    values = flatten(command.config(parsed))
     width = max(map(len, values)) + 2
     for name, comment in comments().items():
         if name in values:
@@ -160,6 +15,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    from deberta_jax import command
-
-    command.run(lambda flags: main(command.config(flags)), workdir=False)
+    command.run(main, workdir=False)

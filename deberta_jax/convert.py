@@ -15,7 +15,7 @@ from absl import flags
 from deberta_jax import command
 from deberta_jax.errors import UserError
 from deberta_jax.interop import layouts
-from deberta_jax.pretrained import open_checkpoint
+from deberta_jax.runs.loading import open_checkpoint
 
 _LAYOUTS = {
     "transformers": layouts.write_transformers,

@@ -11,14 +11,15 @@ import jax
 import numpy as np
 from absl import flags
 
-from deberta_jax import command, results
-from deberta_jax.continuations import continuations
+from deberta_jax import command
 from deberta_jax.data.packed_text import VALIDATION
+from deberta_jax.evaluation import result_tables as results
+from deberta_jax.evaluation.continuations import continuations
 from deberta_jax.objectives.clm import CausalLanguageModelling
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
+from deberta_jax.runs.opening import Run, open_run
 from deberta_jax.train import held_out_batches
 from deberta_jax.training.evaluation import make_evaluation
-from deberta_jax.workdir import Run, open_run
 
 # A sentence for an example: long enough to say something, short enough for one line.
 _SENTENCE_WORDS = (8, 22)

@@ -13,9 +13,9 @@ from deberta_jax.data.tokenizer import write_pretrained
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.names import task_of_tensors
-from deberta_jax.model.tasks import task_of
-from deberta_jax.pretrained import load_pretrained, read_checkpoint, tokenizer_of
-from deberta_jax.workdir import open_run
+from deberta_jax.model.task_heads import task_of
+from deberta_jax.runs.loading import load_pretrained, read_checkpoint, tokenizer_of
+from deberta_jax.runs.opening import open_run
 
 
 def main(parsed) -> None:

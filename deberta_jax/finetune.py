@@ -17,27 +17,27 @@ import jax
 import numpy as np
 from absl import flags
 
-from deberta_jax import command, objectives, results
-from deberta_jax import config as schema
-from deberta_jax.config import Config
+from deberta_jax import command, objectives, schema
 from deberta_jax.data.masking import derive_seed
 from deberta_jax.data.tasks import TASKS, scores
 from deberta_jax.data.tasks.batches import Batches, choose_lengths
 from deberta_jax.data.tasks.encoded import Encoded
 from deberta_jax.data.tasks.sources import read_rows
 from deberta_jax.errors import UserError
+from deberta_jax.evaluation import result_tables as results
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.tokenizers import PretrainedTokenizer
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.parallel.sharding import local_rows
-from deberta_jax.pretrained import read_checkpoint, tokenizer_of
+from deberta_jax.runs.loading import read_checkpoint, tokenizer_of
+from deberta_jax.runs.opening import TOKENIZER
+from deberta_jax.schema import Config
 from deberta_jax.train import claim_workdir
 from deberta_jax.training import loop
 from deberta_jax.training.checkpoints import Checkpoints
-from deberta_jax.training.duration import Clockwork
 from deberta_jax.training.evaluation import make_prediction
-from deberta_jax.training.plan import Plan, make_plan
-from deberta_jax.workdir import TOKENIZER
+from deberta_jax.training.program import Plan, make_plan
+from deberta_jax.training.step_units import Clockwork
 
 # What a run sets of the architecture; all else of it is the checkpoint's.
 _RUN_FIELDS = (

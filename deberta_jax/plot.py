@@ -21,16 +21,16 @@ from absl import flags
 
 from deberta_jax import command
 from deberta_jax.data.config import DataConfig
-from deberta_jax.data.corpora import CorpusReport, documents
 from deberta_jax.data.packed_text import VALIDATION
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.names import POSITION_TABLE
 from deberta_jax.interop.tokenizers import PretrainedTokenizer
 from deberta_jax.model.config import ModelConfig
-from deberta_jax.pretrained import load_tokenizer, read_checkpoint
+from deberta_jax.preparation.corpora import CorpusReport, documents
 from deberta_jax.report import figures
-from deberta_jax.workdir import Run, is_run, open_run
+from deberta_jax.runs.loading import load_tokenizer, read_checkpoint
+from deberta_jax.runs.opening import Run, is_run, open_run
 
 WHAT = ("attention", "profiles", "curves", "norms")
 # Sequences that a profile reads at a time, and the tokens in one of other text than a run's.

@@ -1,23 +1,16 @@
 """Text to packed sequences: python -m deberta_jax.prepare --config=FILE --workdir=DIR"""
 
-from pathlib import Path
-
 from absl import flags
 
 from deberta_jax import command
-from deberta_jax.config import Config
-from deberta_jax.data import dataset
-
-
-def data_directory(config: Config, workdir: Path) -> Path:
-    """Where the prepared data of a run lives: `data.dir`, or `data` in the workdir."""
-    return Path(config.data.dir).expanduser() if config.data.dir else workdir / "data"
+from deberta_jax.data.dataset import data_directory
+from deberta_jax.preparation import pipeline
 
 
 def main(parsed) -> None:
     config, workdir = command.config(parsed), command.workdir(parsed)
-    directory = data_directory(config, workdir)
-    dataset.prepare(config.data, directory, overwrite=parsed.overwrite)
+    directory = data_directory(config.data, workdir)
+    pipeline.prepare(config.data, directory, overwrite=parsed.overwrite)
 
 
 if __name__ == "__main__":

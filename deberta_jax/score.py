@@ -14,13 +14,13 @@ from pathlib import Path
 from absl import flags
 
 from deberta_jax import command
-from deberta_jax.data.sentence_files import PAIR_FIELDS, Item, read_items
 from deberta_jax.errors import UserError
+from deberta_jax.evaluation.likelihood import METHODS, Marks, log_likelihoods
+from deberta_jax.evaluation.sentence_files import PAIR_FIELDS, Item, read_items
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.tokenizers import load_tokenizer
-from deberta_jax.objectives.likelihood import METHODS, Marks, log_likelihoods
 from deberta_jax.parallel.mesh import MeshConfig, make_mesh
-from deberta_jax.pretrained import open_checkpoint
+from deberta_jax.runs.loading import open_checkpoint
 
 AUTO = "auto"
 

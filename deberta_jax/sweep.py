@@ -12,12 +12,12 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from deberta_jax import command, objectives
-from deberta_jax import config as schema
+from deberta_jax import command, objectives, schema
 from deberta_jax.data import dataset
 from deberta_jax.data.metadata import read_metadata
 from deberta_jax.errors import UserError
-from deberta_jax.report.results import is_done, read_result
+from deberta_jax.preparation import pipeline
+from deberta_jax.report.run_results import is_done, read_result
 from deberta_jax.report.sweep import write_report
 from deberta_jax.sweeps import handover
 from deberta_jax.sweeps.board import Board
@@ -128,7 +128,7 @@ def ready(run: Run) -> int:
     """Prepares a run's data unless it is there, and checks it; returns the run's total steps."""
     try:
         if read_metadata(str(run.data)) is None:
-            dataset.prepare(run.config.data, run.data)
+            pipeline.prepare(run.config.data, run.data)
         prepared = dataset.load(run.data)
         check_data(run.config, prepared)
         return make_clockwork(run.config, prepared).total_steps

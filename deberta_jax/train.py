@@ -10,11 +10,9 @@ from pathlib import Path
 
 import jax
 
-from deberta_jax import command, objectives
-from deberta_jax import config as schema
-from deberta_jax.config import Config
+from deberta_jax import command, objectives, schema
 from deberta_jax.data import dataset
-from deberta_jax.data.dataset import PreparedData
+from deberta_jax.data.dataset import PreparedData, data_directory
 from deberta_jax.data.input import (
     steps_per_epoch,
     tokens_per_step,
@@ -26,11 +24,11 @@ from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
 from deberta_jax.model.config import ARCHITECTURE
 from deberta_jax.parallel.sharding import local_rows
-from deberta_jax.prepare import data_directory
-from deberta_jax.pretrained import read_checkpoint
+from deberta_jax.runs.loading import read_checkpoint
+from deberta_jax.schema import Config
 from deberta_jax.training import loop
-from deberta_jax.training.duration import Clockwork
-from deberta_jax.training.plan import make_plan
+from deberta_jax.training.program import make_plan
+from deberta_jax.training.step_units import Clockwork
 
 # Rows that a model's table may have beyond the tokenizer: room for sharding, not another tokenizer.
 SPARE_ROWS = 1024
@@ -45,7 +43,7 @@ def main(parsed) -> None:
 
 def run(config: Config, workdir: Path) -> dict[str, float] | None:
     """Trains `config` in `workdir`; returns the last held-out metrics, None if told to stop."""
-    prepared = dataset.load(data_directory(config, workdir))
+    prepared = dataset.load(data_directory(config.data, workdir))
     check_data(config, prepared)
     objective = objectives.make(config, prepared.unigram_counts)
     plan = make_plan(config, objective, make_clockwork(config, prepared))

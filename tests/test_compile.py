@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deberta_jax import config as schema
+from deberta_jax import schema
 from deberta_jax.errors import UserError
 from deberta_jax.parallel import chips, layout
 from deberta_jax.parallel.mesh import MeshConfig
@@ -75,7 +75,7 @@ def slices_and_mistakes():
 
     from configs import quickstart
     from deberta_jax import compile as verb
-    from deberta_jax.parallel.estimate import tpu_devices
+    from deberta_jax.estimates.cost import tpu_devices
     from deberta_jax.parallel.mesh import make_mesh, slice_of
 
     base = schema.freeze(quickstart.get_config())

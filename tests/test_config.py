@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deberta_jax import config as schema
+from deberta_jax import schema
 from deberta_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]

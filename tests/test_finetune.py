@@ -13,16 +13,16 @@ import jax
 import numpy as np
 import pytest
 
-from deberta_jax import config as schema
-from deberta_jax import finetune, results
-from deberta_jax.data.corpora import CorpusReport, documents
-from deberta_jax.data.sentences import split_sentences
+from deberta_jax import finetune, schema
 from deberta_jax.data.tasks.sources import read_rows
 from deberta_jax.data.tokenizer import Tokenizer, train_tokenizer, write_pretrained
 from deberta_jax.errors import UserError
+from deberta_jax.evaluation import result_tables as results
 from deberta_jax.interop import pretrained
 from deberta_jax.model.heads import DebertaForMaskedLM
-from deberta_jax.workdir import open_run
+from deberta_jax.preparation.corpora import CorpusReport, documents
+from deberta_jax.preparation.sentences import split_sentences
+from deberta_jax.runs.opening import open_run
 from tests.model import small
 
 ROOT = Path(__file__).parents[1]

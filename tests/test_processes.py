@@ -179,13 +179,12 @@ def write_restored(workdir, out, sizes, address, processes, index):
 
     from jax.experimental import multihost_utils
 
-    from deberta_jax import config as schema
-    from deberta_jax import objectives
+    from deberta_jax import objectives, schema
     from deberta_jax.parallel.mesh import MeshConfig
     from deberta_jax.parallel.sharding import local_rows
     from deberta_jax.training.checkpoints import Checkpoints
-    from deberta_jax.training.duration import Clockwork
-    from deberta_jax.training.plan import make_plan
+    from deberta_jax.training.program import make_plan
+    from deberta_jax.training.step_units import Clockwork
 
     config = schema.load(Path(workdir) / "config.json")
     config = dataclasses.replace(config, mesh=MeshConfig(*sizes))

@@ -17,17 +17,16 @@ import numpy as np
 import pytest
 
 import deberta_jax
-from deberta_jax import config as schema
-from deberta_jax import evaluate, objectives, train
+from deberta_jax import evaluate, objectives, schema, train
 from deberta_jax.data.packed_text import VALIDATION
 from deberta_jax.errors import UserError
 from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.parallel.mesh import MeshConfig, make_mesh
+from deberta_jax.runs.opening import open_run
 from deberta_jax.train import make_clockwork
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.optimizer import make_optimizer, make_schedule
 from deberta_jax.training.state import abstract_state
-from deberta_jax.workdir import open_run
 from tests.devices import EIGHT
 from tests.tiny_recipe import get_config
 

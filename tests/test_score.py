@@ -13,13 +13,13 @@ import pytest
 
 import deberta_jax
 from deberta_jax import score
-from deberta_jax.data import corpora
 from deberta_jax.data.tokenizer import Tokenizer, train_tokenizer, write_pretrained
 from deberta_jax.errors import UserError
+from deberta_jax.evaluation.likelihood import Marks, log_likelihoods
 from deberta_jax.interop import pretrained
 from deberta_jax.model.heads import DebertaForMaskedLM
-from deberta_jax.objectives.likelihood import Marks, log_likelihoods
 from deberta_jax.parallel.mesh import MeshConfig, make_mesh
+from deberta_jax.preparation import corpora
 from tests.model import small
 
 LIMIT = 40

@@ -1,6 +1,6 @@
 """A run of seconds, for the tests of whole runs. The text: two plays of Shakespeare's."""
 
-from deberta_jax import config as schema
+from deberta_jax import schema
 
 
 def get_config():

@@ -3,7 +3,7 @@
 Rows are (epochs, warm-up steps, peak learning rate, batch, classifier dropout).
 """
 
-from deberta_jax import config as schema
+from deberta_jax import schema
 
 # As published: the paper's (tables 10 and 11) and the released scripts', DeBERTaV3's likewise.
 PUBLISHED = {

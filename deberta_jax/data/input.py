@@ -10,8 +10,8 @@ from deberta_jax.data.config import DataConfig, MaskingConfig
 from deberta_jax.data.dataset import PreparedData
 from deberta_jax.data.masking import derive_seed, mask_batch, num_predictions
 from deberta_jax.data.packed_text import TRAIN, VALIDATION
-from deberta_jax.data.workers import available_cores
 from deberta_jax.errors import UserError
+from deberta_jax.parallel.processes import available_cores
 
 Batch = dict[str, np.ndarray]
 

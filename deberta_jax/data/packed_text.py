@@ -4,17 +4,21 @@ import contextlib
 import functools
 import io
 import os
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deberta_jax.data.packing import Sequence
-from deberta_jax.data.progress import Log
-
 TRAIN, VALIDATION = "train", "validation"
+
+
+class Sequence(NamedTuple):
+    """One packed sequence: int32 [L] ids and uint16 [L] segments, 0 where there is padding."""
+
+    input_ids: np.ndarray
+    segment_ids: np.ndarray
+
 
 # Makes the sequences of a split; called once for each.
 Examples = Callable[[str], Iterator[Sequence]]
@@ -59,17 +63,6 @@ def write_records(directory: str, sequence_length: int, examples: Examples) -> N
     # TFDS announces a download, and where the data went, in colours.
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare()
-
-
-def past_redirection(log: Log) -> Log:
-    """`log` as it is called now, unaffected by a redirected standard output later on."""
-    output = sys.stdout
-
-    def straight(line: str) -> None:
-        with contextlib.redirect_stdout(output):
-            log(line)
-
-    return straight
 
 
 def open_records(directory: str, split: str) -> Any:

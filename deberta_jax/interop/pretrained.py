@@ -18,7 +18,7 @@ from deberta_jax.interop.files import write_tensors
 from deberta_jax.interop.names import HEAD_NAMES, POSITION_TABLE, entries
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.heads import Deberta
-from deberta_jax.model.tasks import TASKS, task_of
+from deberta_jax.model.task_heads import TASKS, task_of
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 

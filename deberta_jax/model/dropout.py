@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deberta_jax.kernels.xla_dropout import mix
+from deberta_jax.kernels.xla.dropout import mix
 
 
 class Dropout(nn.Module):

@@ -45,7 +45,7 @@ def make(config, unigram_counts=None) -> Objective:
     """The objective that `config.objective` names.
 
     Args:
-        config: a `deberta_jax.config.Config`.
+        config: a `deberta_jax.schema.Config`.
         unigram_counts: int64 [vocabulary], how often each ordinary token occurs in the corpus;
             for objectives that pre-train.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.depth import depths
 from deberta_jax.model.flops import encoder_flops
-from deberta_jax.model.tasks import TASKS
+from deberta_jax.model.task_heads import TASKS
 from deberta_jax.objectives import sift
 from deberta_jax.objectives.config import FinetuneConfig
 from deberta_jax.objectives.criteria import Classes, Criterion, Numbers, Spans

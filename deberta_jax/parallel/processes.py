@@ -1,5 +1,7 @@
 """Several processes that train as one: one on every host of a pod, or a few on one machine."""
 
+import os
+
 import jax
 
 from deberta_jax.errors import PassingError, UserError
@@ -46,3 +48,10 @@ def _arguments(distributed: str) -> dict:
     except ValueError:
         raise UserError(f"--distributed={distributed}: it must be {FORMS}") from None
     return dict(coordinator_address=address, num_processes=count, process_id=own)
+
+
+def available_cores() -> int:
+    """The cores that this process may use, which in a container are not all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
-from deberta_jax.report.results import DONE, Result, metric_names
+from deberta_jax.report.run_results import DONE, Result, metric_names
 
 _SUFFIX = ".hparams"
 

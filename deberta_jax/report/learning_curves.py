@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deberta_jax import config as schema
+from deberta_jax import schema
 from deberta_jax.errors import UserError
 from deberta_jax.report import figures
 from deberta_jax.report.series import BASELINE, Series, metric_label, read_series

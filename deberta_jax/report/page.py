@@ -10,11 +10,11 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from deberta_jax import config as schema
-from deberta_jax.config import Config
-from deberta_jax.report.curves import look, plot_differences, plot_runs
-from deberta_jax.report.results import Result, metric_names, summarize
+from deberta_jax import schema
+from deberta_jax.report.comparison_curves import look, plot_differences, plot_runs
+from deberta_jax.report.run_results import Result, metric_names, summarize
 from deberta_jax.report.series import is_loss, metric_label
+from deberta_jax.schema import Config
 from deberta_jax.training.metrics import read_metrics
 
 

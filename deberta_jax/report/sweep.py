@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deberta_jax.config import Config
-from deberta_jax.report.curves import plot_differences, plot_runs
+from deberta_jax.report.comparison_curves import plot_differences, plot_runs
 from deberta_jax.report.hparams import write_hparams
 from deberta_jax.report.page import write_page
-from deberta_jax.report.results import Result, markdown, table, write_csv
+from deberta_jax.report.run_results import Result, markdown, table, write_csv
+from deberta_jax.schema import Config
 
 
 def write_report(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from deberta_jax.errors import UserError
-from deberta_jax.report.results import last_held_out
+from deberta_jax.report.run_results import last_held_out
 from deberta_jax.report.series import is_loss
 from deberta_jax.sweeps.variants import Run
 

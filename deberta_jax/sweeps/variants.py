@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from deberta_jax import config as schema
+from deberta_jax import schema
 from deberta_jax.command import raised_in
-from deberta_jax.config import Config
+from deberta_jax.data.dataset import data_directory
 from deberta_jax.data.metadata import shaping_settings
 from deberta_jax.errors import UserError
-from deberta_jax.prepare import data_directory
+from deberta_jax.schema import Config
 
 # Only a seed apart, runs are repetitions of one variant.
 SEED = "seed"
@@ -48,7 +48,7 @@ class Run:
 
     @property
     def data(self) -> Path:
-        return data_directory(self.config, self.workdir)
+        return data_directory(self.config.data, self.workdir)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 
 from deberta_jax.parallel import sharding
+from deberta_jax.report.run_curves import plot_curves
 from deberta_jax.training import summary
 from deberta_jax.training.best import Best
 from deberta_jax.training.checkpoints import Checkpoints
-from deberta_jax.training.curves import plot_curves
 from deberta_jax.training.metrics import read_metrics
 from deberta_jax.training.norms import part_names
-from deberta_jax.training.plan import Plan
 from deberta_jax.training.profiling import Profiler
+from deberta_jax.training.program import Plan
 from deberta_jax.training.recorder import Recorder
 
 
@@ -34,7 +34,7 @@ def train(
 
     Args:
         plan: what to drive (`make_plan`).
-        config: a `deberta_jax.config.Config`; read are `seed`, `train` and `profile`.
+        config: a `deberta_jax.schema.Config`; read are `seed`, `train` and `profile`.
         workdir: where checkpoints, metrics and curves go.
         train_batches: `step -> iterator` of this process's rows of the batches after that step.
         measure: `params -> {"eval/" + metric: value}`, the held-out metrics.

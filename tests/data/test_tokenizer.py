@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from deberta_jax.data.cleaning import clean
-from deberta_jax.data.corpora import CorpusReport, documents
-from deberta_jax.data.sentences import reservoir_sample, split_sentences
 from deberta_jax.data.tokenizer import (
     MAX_SENTENCE_CHARACTERS,
     Tokenizer,
@@ -16,6 +13,9 @@ from deberta_jax.data.tokenizer import (
     write_pretrained,
 )
 from deberta_jax.errors import UserError
+from deberta_jax.preparation.cleaning import clean
+from deberta_jax.preparation.corpora import CorpusReport, documents
+from deberta_jax.preparation.sentences import reservoir_sample, split_sentences
 from tests.segmentations import assert_same_but_for_ties
 
 ODD_TEXTS = [

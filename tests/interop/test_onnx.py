@@ -6,7 +6,7 @@ import pytest
 
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
-from deberta_jax.model.tasks import TASKS
+from deberta_jax.model.task_heads import TASKS
 from tests.model import small
 from tests.model.small import VARIANTS
 

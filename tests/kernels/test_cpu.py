@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from deberta_jax import kernels
-from deberta_jax.kernels import attention, cpu, xla, xla_dropout
+from deberta_jax.kernels import attention, cpu, xla
 from deberta_jax.kernels.cpu import build
 from deberta_jax.kernels.relative import Relative
+from deberta_jax.kernels.xla import dropout as xla_dropout
 from tests.kernels.test_gpu import (
     BOTH,
     BUCKETED,

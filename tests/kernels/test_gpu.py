@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from deberta_jax.kernels import gpu
-from deberta_jax.kernels.gpu_tiles import keep_pairs
+from deberta_jax.kernels import reference as reference_attention
+from deberta_jax.kernels.gpu.tiles import keep_pairs
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.positions import relative_rows
-from tests import reference_attention
 
 BUCKETED = dict(span=8, buckets=8, max_relative_positions=16)
 CLAMPED = dict(span=6, buckets=0, max_relative_positions=6)

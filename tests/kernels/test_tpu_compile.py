@@ -19,7 +19,7 @@ LAYER = 10.5
 
 def attention_program(chip, length, dtype, batch=2):
     """(kernels, gathers and the like, temporary bytes) of attention's gradients, dropout on."""
-    from deberta_jax.parallel.estimate import tpu_devices
+    from deberta_jax.estimates.cost import tpu_devices
 
     heads, size = 4, 64
     mesh = jax.sharding.Mesh(np.array(tpu_devices(chip)[:1]), ("data",))
@@ -79,15 +79,15 @@ def test_vmem_holds_several_blocks(chip, length):
 
 def sharded_step(topology, data, tensor):
     """Where the kernels and the gathers of a sharded training step are from, by `op_name`."""
-    from deberta_jax.config import Config
+    from deberta_jax.estimates.cost import tpu_devices
     from deberta_jax.model.config import ModelConfig
     from deberta_jax.objectives.mlm import MaskedLanguageModelling
     from deberta_jax.parallel import sharding
-    from deberta_jax.parallel.estimate import tpu_devices
     from deberta_jax.parallel.mesh import MeshConfig
+    from deberta_jax.schema import Config
     from deberta_jax.training.config import TrainConfig
-    from deberta_jax.training.duration import Clockwork
-    from deberta_jax.training.plan import make_plan
+    from deberta_jax.training.program import make_plan
+    from deberta_jax.training.step_units import Clockwork
 
     length, batch, predictions = 512, 8, 77
     model = ModelConfig(
@@ -132,7 +132,7 @@ def test_a_sharded_step_attends_in_the_kernels_alone():
 
 def layer_megacycles():
     from benchmarks.tpu_layer import layer_program, model_config
-    from deberta_jax.parallel.estimate import estimate_function
+    from deberta_jax.estimates.cost import estimate_function
 
     estimate = estimate_function(*layer_program(model_config("base", attention="tpu"), True), "v5e")
     return estimate.cycles / 1e6, estimate.counts

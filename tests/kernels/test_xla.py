@@ -1,17 +1,20 @@
 """XLA attention: whole sequences and blocks, all heads at once and groups of them."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deberta_jax.kernels import xla, xla_blocks, xla_dropout
+from deberta_jax.kernels import reference as reference_attention
+from deberta_jax.kernels import xla
 from deberta_jax.kernels.relative import Relative
-from deberta_jax.kernels.xla_rows import expand
+from deberta_jax.kernels.xla import blocks as xla_blocks
+from deberta_jax.kernels.xla import dropout as xla_dropout
+from deberta_jax.kernels.xla.rows import expand
 from deberta_jax.model.positions import relative_rows
-from tests import reference_attention
 
 BUCKETED = dict(span=8, buckets=8, max_relative_positions=16)
 CLAMPED = dict(span=6, buckets=0, max_relative_positions=6)
@@ -28,7 +31,8 @@ LENGTH = 61
 @pytest.fixture
 def formulation(request, monkeypatch):
     for name, value in FORMULATIONS[request.param].items():
-        module = xla if hasattr(xla, name) else xla_blocks
+        module = importlib.import_module("deberta_jax.kernels.xla.attention")
+        module = module if hasattr(module, name) else xla_blocks
         monkeypatch.setattr(module, name, value)
     return request.param
 

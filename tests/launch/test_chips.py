@@ -12,7 +12,7 @@ from tests.launch.scripts import LAUNCH, launch
 GENERATIONS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
 DEVICES = {"v4": 1, "v5e": 1, "v5p": 1, "v6e": 1, "tpu7x": 2}  # of a chip
 TOPOLOGIES = """
-from deberta_jax.parallel.estimate import prepare, tpu_devices
+from deberta_jax.estimates.cost import prepare, tpu_devices
 prepare(schedules=False)
 for name in {}:
     devices = tpu_devices(name)

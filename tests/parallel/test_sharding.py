@@ -11,10 +11,10 @@ from deberta_jax.objectives.mlm_clm import MaskedAndCausalLanguageModelling
 from deberta_jax.parallel import sharding
 from deberta_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from deberta_jax.training.config import OptimizerConfig
-from deberta_jax.training.duration import Clockwork
 from deberta_jax.training.optimizer import make_optimizer, make_schedule
 from deberta_jax.training.state import abstract_params, abstract_state
 from deberta_jax.training.step import make_train_step
+from deberta_jax.training.step_units import Clockwork
 from tests.devices import on_eight_devices
 from tests.model import small
 

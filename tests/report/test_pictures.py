@@ -11,11 +11,11 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from deberta_jax.config import Config
-from deberta_jax.report.curves import plot_differences, plot_runs
+from deberta_jax.report.comparison_curves import plot_differences, plot_runs
 from deberta_jax.report.hparams import write_hparams
 from deberta_jax.report.page import write_page
-from deberta_jax.report.results import NOT_STARTED
+from deberta_jax.report.run_results import NOT_STARTED
+from deberta_jax.schema import Config
 from tests.report.made import make_sweep
 
 CHROMIUM = next(

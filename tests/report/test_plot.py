@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from deberta_jax import config as schema
-from deberta_jax import plot
+from deberta_jax import plot, schema
 from deberta_jax.data.tokenizer import Tokenizer, train_tokenizer, write_pretrained
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained

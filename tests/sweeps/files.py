@@ -5,7 +5,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from deberta_jax.config import freeze
+from deberta_jax.schema import freeze
 from deberta_jax.sweeps.variants import SweepFile, command_line, read_file, read_runs
 
 ROOT = Path(__file__).parents[2]

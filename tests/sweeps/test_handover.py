@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deberta_jax.config import freeze
 from deberta_jax.errors import UserError
+from deberta_jax.schema import freeze
 from deberta_jax.sweeps.handover import hand_over, job_name, read_launch
 from deberta_jax.sweeps.variants import command_line
 from tests.launch.scripts import LAUNCH, Notes, commands, option

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.sweeps import ablation, v2_ladder
-from deberta_jax import config as schema
+from deberta_jax import schema
 from deberta_jax.errors import UserError
 from deberta_jax.sweep import check
 from tests.sweeps.files import as_trained, read, write

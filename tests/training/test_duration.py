@@ -3,7 +3,7 @@
 import pytest
 
 from deberta_jax.errors import UserError
-from deberta_jax.training.duration import Clockwork
+from deberta_jax.training.step_units import Clockwork
 
 CLOCK = Clockwork(tokens_per_step=1000.0, steps_per_epoch=40.0, total_steps=500)
 

@@ -6,7 +6,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from deberta_jax.training.curves import plot_curves
+from deberta_jax.report.run_curves import plot_curves
 from deberta_jax.training.metrics import MetricWriter, read_metrics
 
 

@@ -12,8 +12,8 @@ import pytest
 from deberta_jax.errors import UserError
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
 from deberta_jax.training.config import OptimizerConfig
-from deberta_jax.training.duration import Clockwork
 from deberta_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
+from deberta_jax.training.step_units import Clockwork
 from tests.model import small
 
 PEAK, FINAL, WARMUP, DECAY, TOTAL = 2e-3, 2e-4, 100, 200, 1000

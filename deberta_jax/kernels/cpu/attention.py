@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from deberta_jax.kernels import xla_dropout
 from deberta_jax.kernels.cpu import build
-from deberta_jax.kernels.xla_scores import reach
+from deberta_jax.kernels.xla import dropout as xla_dropout
+from deberta_jax.kernels.xla.scores import reach
 
 
 class _Settings(NamedTuple):

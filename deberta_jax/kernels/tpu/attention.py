@@ -11,8 +11,8 @@ from deberta_jax.kernels import device
 from deberta_jax.kernels.tpu.backward import backward
 from deberta_jax.kernels.tpu.blocks import choose, fits
 from deberta_jax.kernels.tpu.forward import forward
-from deberta_jax.kernels.tpu.masked import masked_attention
 from deberta_jax.kernels.tpu.operands import pad, seeds, tables
+from deberta_jax.kernels.tpu.positioned import positioned_attention
 
 
 def attention(
@@ -43,7 +43,7 @@ def attention(
         segments = query_segments_BL, key_segments_BL
         settings = dropout_rate, dropout_rng, causal, first, interpret
         content = query_BLHD, key_BLHD, value_BLHD
-        return masked_attention(*content, relative, *segments, query_positions_BQ, *settings)
+        return positioned_attention(*content, relative, *segments, query_positions_BQ, *settings)
     length, heads, size = query_BLHD.shape[1:]
     rate, dtype = float(dropout_rate), query_BLHD.dtype
     blocks = choose(length, heads, size, relative, causal, rate, dtype, interpret)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from deberta_jax.data.corpora import CorpusReport, documents
-from deberta_jax.data.sentences import split_sentences
 from deberta_jax.data.tokenizer import Tokenizer, train_tokenizer, write_pretrained
 from deberta_jax.interop.tokenizers import load_tokenizer
+from deberta_jax.preparation.corpora import CorpusReport, documents
+from deberta_jax.preparation.sentences import split_sentences
 
 
 @pytest.fixture(scope="session")

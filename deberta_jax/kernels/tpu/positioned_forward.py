@@ -1,0 +1,128 @@
+"""The forward kernel for queries at any places: online softmax over key blocks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from deberta_jax.kernels.tpu import positioned_scores as scoring
+from deberta_jax.kernels.tpu import tiles
+from deberta_jax.kernels.tpu.blocks import TILE
+
+
+def forward(
+    plan, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, places
+):
+    """(output [B, H, D, P], log2-sum-exp2 [B, H, 1, P], float32).
+
+    Scores are in bits: the scale and log2(e) are already in `query` and in p2c's table.
+
+    Args:
+        plan: the static shape.
+        seeds: int32 [4] of the dropout: two words of the key, first item, first head.
+        visits: int32 [B, I, J]: whether query tile i may see anything of key block j.
+        ranges: int32 [B, I, 3]: first and last place of a tile's queries that see anything, and
+            whether any repeats.
+        query: [B, H, D, P].
+        key, value: [B, H, D, L].
+        tables: see `masked_scores.Refs`: key_table to row_of_column; None where a
+            term is off.
+        query_segments, key_segments: int32 [B, 1, P] and [B, 1, L].
+        places: int32 [B, 1, P].
+    """
+    batch, heads, size, queries = query.shape
+    blocks = plan.blocks
+    block, together = blocks.block, blocks.heads
+    of_queries = pl.BlockSpec((1, together, size, TILE), lambda h, b, i, j, *_: (b, h, 0, i))
+    of_keys = pl.BlockSpec((1, together, size, block), lambda h, b, i, j, *_: (b, h, 0, j))
+    query_row = pl.BlockSpec((1, 1, TILE), lambda h, b, i, j, *_: (b, 0, i))
+    key_row = pl.BlockSpec((1, 1, block), lambda h, b, i, j, *_: (b, 0, j))
+    lse = pl.BlockSpec((1, together, 1, TILE), lambda h, b, i, j, *_: (b, h, 0, i))
+    word = jnp.int32 if together == 2 else jnp.float32
+    return pl.pallas_call(
+        functools.partial(_kernel, plan),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=3,
+            grid=(heads // together, batch, queries // TILE, blocks.count),
+            in_specs=[
+                *[of_queries, of_keys, of_keys],
+                *[query_row, key_row, query_row],
+                *scoring.table_specs(plan, tables),
+            ],
+            out_specs=[of_queries, lse],
+            scratch_shapes=[
+                pltpu.VMEM((together, 1, TILE), jnp.float32),
+                pltpu.VMEM((together, 1, TILE), jnp.float32),
+                pltpu.VMEM((together, size, TILE), jnp.float32),
+                *[pltpu.VMEM((blocks.table_width, TILE), word)] * blocks.c2p,
+            ],
+        ),
+        out_shape=[
+            jax.ShapeDtypeStruct(query.shape, value.dtype),
+            jax.ShapeDtypeStruct((batch, heads, 1, queries), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
+        ),
+        name="positioned_attention_forward",
+        interpret=blocks.interpret,
+    )(
+        seeds, visits.reshape(-1), ranges.reshape(-1), query, key, value,
+        query_segments, key_segments, places,
+        *scoring.present(tables),
+    )  # fmt: skip
+
+
+def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
+    blocks = plan.blocks
+    query_segments_ref, key_segments_ref, places_ref, *refs = refs
+    tables, refs = scoring.split_tables(blocks, refs)
+    output_ref, lse_ref, top_ref, total_ref, sum_ref, *refs = refs
+    sources = scoring.Refs(query_ref, key_ref, *tables, refs.pop() if blocks.c2p else None)
+    visits_ref, ranges_ref = scoring.in_order(blocks, visits_ref, ranges_ref, pl.num_programs(2))
+    head, item, i, j = (pl.program_id(axis) for axis in range(4))
+
+    @pl.when(j == 0)
+    def _start():
+        top_ref[...] = jnp.full_like(top_ref, tiles.FLOOR)
+        total_ref[...] = jnp.zeros_like(total_ref)
+        sum_ref[...] = jnp.zeros_like(sum_ref)
+        if blocks.c2p:
+            scoring.fill_c2p(blocks, sources)
+
+    def attend(near):
+        place = scoring.Place(places_ref[0], ranges_ref[item, i, 0], ranges_ref[item, i, 1], j)
+        segments = query_segments_ref[0], key_segments_ref[0]
+        masks, parts = [], []
+        for tile in range(blocks.block // TILE):
+            found, rows = scoring.scores(plan, sources, place, near, tile)
+            seen = scoring.visible(blocks, *segments, place, tile)
+            parts.append([jnp.where(seen, score, tiles.UNSEEN) for score in found])
+            masks.append(scoring.kept(blocks, seeds_ref, item, head, place, tile))
+        for e in range(blocks.heads):
+            score = jnp.concatenate([of_heads[e] for of_heads in parts], axis=0)
+            top = jnp.maximum(top_ref[e], jnp.max(score, axis=0, keepdims=True) + rows[e])
+            decay = jnp.exp2(top_ref[e] - top)
+            weight = jnp.exp2(score + (rows[e] - top))
+            top_ref[e] = top
+            total_ref[e] = total_ref[e] * decay + jnp.sum(weight, axis=0, keepdims=True)
+            if blocks.rate:
+                kept = jnp.concatenate([of_heads[e] for of_heads in masks], axis=0)
+                weight = jnp.where(kept, weight, 0.0)
+            value = value_ref[0, e]
+            product = tiles.product(value, weight.astype(value.dtype), (1, 0))
+            sum_ref[e] = sum_ref[e] * decay + product
+
+    scoring.when_visited(blocks, visits_ref, ranges_ref, item, i, j, attend)
+
+    @pl.when(j == blocks.count - 1)
+    def _finish():
+        for e in range(blocks.heads):
+            total = total_ref[e]
+            some = total > 0
+            scale = 1 / (jnp.where(some, total, 1.0) * (1 - blocks.rate))
+            output_ref[0, e] = (sum_ref[e] * scale).astype(output_ref.dtype)
+            # Where nothing is seen, the backward pass finds exp2(score - lse) = 0.
+            lse_ref[0, e] = jnp.where(some, top_ref[e] + jnp.log2(total), -tiles.UNSEEN)

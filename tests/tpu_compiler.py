@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[1]
 def compiled_for_tpu(function, *arguments, schedules=False):
     """What a test module's function returns (JSON) in a process of its own; skips without libtpu.
 
-    libtpu reads its settings once, when it is loaded; `schedules`: as `estimate.prepare` has them.
+    libtpu reads its settings once, when it is loaded; `schedules`: as `cost.prepare` has them.
     """
     pytest.importorskip("libtpu")
     code = (
-        f"import json; from deberta_jax.parallel import estimate; estimate.prepare({schedules}); "
+        f"import json; from deberta_jax.estimates import cost; cost.prepare({schedules}); "
         f"from {function.__module__} import {function.__name__} as function; "
         f"print(json.dumps(function(*{arguments!r})))"
     )

@@ -257,7 +257,7 @@ def estimate_program(compiled, schedules: Mapping[str, Schedule] | None, chip: C
     kernels = [i.name for i, _, _ in program.runs if i.opcode == _KERNEL]
     if kernels and schedules is not None and not schedules:
         raise UserError(
-            f"no schedule of {kernels[0]}: libtpu was loaded before parallel.estimate.prepare()"
+            f"no schedule of {kernels[0]}: libtpu was loaded before estimates.cost.prepare()"
         )
     costs = _Costs(program, schedules or {}, chip)
     ops = tuple(

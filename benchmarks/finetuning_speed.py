@@ -37,8 +37,9 @@ def ours(arguments, sift_weight=0.0) -> None:
     import jax
 
     from configs.finetune import sst2
-    from deberta_jax import finetune, objectives, schema
+    from deberta_jax import objectives, schema
     from deberta_jax.parallel import sharding
+    from deberta_jax.runs import finetuning
     from deberta_jax.training.program import make_plan
     from deberta_jax.training.step_units import Clockwork
 
@@ -49,10 +50,10 @@ def ours(arguments, sift_weight=0.0) -> None:
     config.task.train_examples = arguments.examples
     config.task.max_length = arguments.length
     config.finetune.sift_weight = sift_weight
-    session = finetune.open_session(schema.freeze(config))
+    session = finetuning.open_session(schema.freeze(config))
     objective = objectives.make(session.config)
     plan = make_plan(session.config, objective, Clockwork(1, 1, 10**6))
-    params = finetune.initial_params(session, objective, 0)
+    params = finetuning.initial_params(session, objective, 0)
     state = plan.initialize(jax.random.key(0), params)
     batches = session.batches(session.train, 0)
     stream = batches.train()

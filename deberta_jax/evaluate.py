@@ -18,7 +18,7 @@ from deberta_jax.evaluation.continuations import continuations
 from deberta_jax.objectives.clm import CausalLanguageModelling
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
 from deberta_jax.runs.opening import Run, open_run
-from deberta_jax.train import held_out_batches
+from deberta_jax.runs.pretraining import held_out_batches
 from deberta_jax.training.evaluation import make_evaluation
 
 # A sentence for an example: long enough to say something, short enough for one line.

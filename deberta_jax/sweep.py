@@ -19,6 +19,7 @@ from deberta_jax.errors import UserError
 from deberta_jax.preparation import pipeline
 from deberta_jax.report.run_results import is_done, read_result
 from deberta_jax.report.sweep import write_report
+from deberta_jax.runs.pretraining import check_data, make_clockwork
 from deberta_jax.sweeps import handover
 from deberta_jax.sweeps.board import Board
 from deberta_jax.sweeps.local import Listed, Queue, run_all
@@ -33,7 +34,6 @@ from deberta_jax.sweeps.variants import (
     read_file,
     read_runs,
 )
-from deberta_jax.train import check_data, make_clockwork
 
 ONLY = ("check", "prepare", "report")
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from deberta_jax import finetune, schema
+from deberta_jax import schema
 from deberta_jax.data.tasks.sources import read_rows
 from deberta_jax.data.tokenizer import Tokenizer, train_tokenizer, write_pretrained
 from deberta_jax.errors import UserError
@@ -22,6 +22,7 @@ from deberta_jax.interop import pretrained
 from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.preparation.corpora import CorpusReport, documents
 from deberta_jax.preparation.sentences import split_sentences
+from deberta_jax.runs import finetuning
 from deberta_jax.runs.opening import open_run
 from tests.model import small
 
@@ -175,9 +176,9 @@ def test_an_export_is_transformers_classifier(done, examples, tmp_path):
 def test_a_fine_tuned_run_is_a_checkpoint_for_the_next_task(done, examples, tmp_path):
     """RTE begins from MNLI: the encoder and the pooler are taken over, labels and all."""
     config = configured(done[0] / "seed_0", examples)
-    session = finetune.open_session(config)
-    objective = finetune.objectives.make(session.config)
-    params = finetune.initial_params(session, objective, 0)
+    session = finetuning.open_session(config)
+    objective = finetuning.objectives.make(session.config)
+    params = finetuning.initial_params(session, objective, 0)
     jax.tree.map(np.testing.assert_array_equal, params, open_run(done[0] / "seed_0").params)
 
 
@@ -191,9 +192,9 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         optimizer=dict(layer_decay=0.9),
         task=dict(train_examples=100, buckets=1),
     )
-    session = finetune.open_session(config)
-    whole = finetune.run(session, 3, tmp_path / "whole")
-    real, calls = finetune.measure, []
+    session = finetuning.open_session(config)
+    whole = finetuning.finetune_seed(session, 3, tmp_path / "whole")
+    real, calls = finetuning.measure, []
 
     def measure(*arguments):
         calls.append(1)
@@ -201,22 +202,22 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(finetune, "measure", measure)
+    monkeypatch.setattr(finetuning, "measure", measure)
     with pytest.raises(KeyboardInterrupt):
-        finetune.run(session, 3, tmp_path / "cut")
+        finetuning.finetune_seed(session, 3, tmp_path / "cut")
     assert not (tmp_path / "cut" / "results.json").exists()
-    assert finetune.run(session, 3, tmp_path / "cut") == whole
+    assert finetuning.finetune_seed(session, 3, tmp_path / "cut") == whole
     ours, want = (open_run(tmp_path / name) for name in ("cut", "whole"))
     assert ours.step == want.step
     jax.tree.map(np.testing.assert_array_equal, ours.params, want.params)
     # Done, it stays done, and is no other run's.
-    assert finetune.run(session, 3, tmp_path / "cut") == whole
+    assert finetuning.finetune_seed(session, 3, tmp_path / "cut") == whole
     train = dataclasses.replace(session.config.train, batch_size=8)
     other = session._replace(config=dataclasses.replace(session.config, train=train))
     with pytest.raises(
         UserError, match=r"results of other settings \(train\.batch_size: 16 -> 8\)"
     ):
-        finetune.run(other, 3, tmp_path / "cut")
+        finetuning.finetune_seed(other, 3, tmp_path / "cut")
 
 
 def test_a_run_stops_early_and_keeps_its_best(checkpoint, examples, tmp_path):
@@ -227,8 +228,8 @@ def test_a_run_stops_early_and_keeps_its_best(checkpoint, examples, tmp_path):
         optimizer=dict(learning_rate=0.0),  # every evaluation is the first one again
         task=dict(buckets=1),
     )
-    session = finetune.open_session(config)
-    finetune.run(session, 0, tmp_path)
+    session = finetuning.open_session(config)
+    finetuning.finetune_seed(session, 0, tmp_path)
     kept = json.loads((tmp_path / "results.json").read_text())
     steps = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdecimal()]
     assert kept["step"] == 2 and sorted(steps) == [2, 6]
@@ -283,12 +284,12 @@ def test_what_cannot_be_learned_is_one_clear_line(
     sections, message, checkpoint, examples, tmp_path
 ):
     with pytest.raises(UserError, match=message):
-        session = finetune.open_session(configured(checkpoint, examples, **sections))
-        finetune.run(session, 0, tmp_path)
+        session = finetuning.open_session(configured(checkpoint, examples, **sections))
+        finetuning.finetune_seed(session, 0, tmp_path)
     assert not (tmp_path / "results.json").exists()
 
 
 def test_another_objective_is_refused(checkpoint, examples):
     config = dataclasses.replace(configured(checkpoint, examples), objective="mlm")
     with pytest.raises(UserError, match="objective is 'mlm'; fine-tuning's are 'classification'"):
-        finetune.open_session(config)
+        finetuning.open_session(config)

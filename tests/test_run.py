@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 import deberta_jax
-from deberta_jax import evaluate, objectives, schema, train
+from deberta_jax import evaluate, objectives, schema
 from deberta_jax.data.packed_text import VALIDATION
 from deberta_jax.errors import UserError
 from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.parallel.mesh import MeshConfig, make_mesh
+from deberta_jax.runs import pretraining
 from deberta_jax.runs.opening import open_run
-from deberta_jax.train import make_clockwork
+from deberta_jax.runs.pretraining import make_clockwork
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.optimizer import make_optimizer, make_schedule
 from deberta_jax.training.state import abstract_state
@@ -255,7 +256,7 @@ def test_a_finished_run_stays_as_it_is(whole, data, capsys):
         return {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
 
     before = contents()
-    result = train.run(configured(data, profile=dict(steps="3:5")), workdir)
+    result = pretraining.pretrain(configured(data, profile=dict(steps="3:5")), workdir)
     assert f"{workdir} is complete: all its {STEPS} steps are done" in capsys.readouterr().out
     assert contents() == before
     last = [line for line in metrics(workdir) if "eval/loss" in line][-1]
@@ -317,7 +318,7 @@ def test_a_workdir_of_another_model_is_refused_field_by_field(whole, data):
     workdir, before = whole[0], (whole[0] / "config.json").read_bytes()
     other = configured(data, model=dict(hidden_size=64, num_hidden_layers=3))
     with pytest.raises(UserError) as caught:
-        train.run(other, workdir)
+        pretraining.pretrain(other, workdir)
     assert "model.hidden_size: 32 -> 64" in str(caught.value)
     assert "model.num_hidden_layers: 2 -> 3" in str(caught.value)
     assert (workdir / "config.json").read_bytes() == before
@@ -347,10 +348,10 @@ def test_a_config_that_cannot_run_is_refused_before_anything_is_lost(
     sections, message, data, tmp_path
 ):
     with pytest.raises(UserError, match=message):
-        train.run(configured(data, **sections), tmp_path)
+        pretraining.pretrain(configured(data, **sections), tmp_path)
     assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").iterdir())
     # Mended, it would run in the same workdir.
-    train.claim_workdir(configured(data), tmp_path)
+    pretraining.claim_workdir(configured(data), tmp_path)
 
 
 def test_an_unknown_objective_is_refused(data, tmp_path):
@@ -388,7 +389,7 @@ def test_what_is_missing_is_one_line(tmp_path):
 def test_a_run_without_a_checkpoint_has_nothing_to_read(data, tmp_path):
     with pytest.raises(UserError, match=r"holds no run: .*config\.json is missing"):
         open_run(tmp_path)
-    train.claim_workdir(configured(data), tmp_path)
+    pretraining.claim_workdir(configured(data), tmp_path)
     with pytest.raises(UserError, match="holds no checkpoint"):
         open_run(tmp_path)
 
@@ -414,7 +415,7 @@ def test_pre_training_goes_on_from_a_checkpoint(data, whole, export, tmp_path):
 def test_a_checkpoint_of_another_model_lists_what_differs(data, export):
     config = configured(data, train={"init": str(export)}, model={"num_hidden_layers": 3})
     with pytest.raises(UserError, match="num_hidden_layers: 2 there, 3 here"):
-        train.initial_params(config)
+        pretraining.initial_params(config)
 
 
 @pytest.fixture(scope="session")
@@ -424,7 +425,7 @@ def both(data, tmp_path_factory):
     sections = dict(train=train_section, model=dict(num_hidden_layers=1))
     config = dataclasses.replace(configured(data, **sections), objective="mlm_clm")
     workdir = tmp_path_factory.mktemp("runs") / "both"
-    train.run(config, workdir)
+    pretraining.pretrain(config, workdir)
     return config, workdir
 
 
@@ -432,7 +433,7 @@ def test_a_run_of_both_objectives_resumes_bit_for_bit(both, tmp_path):
     config, workdir = both
     resumed = shutil.copytree(workdir, tmp_path / "resumed")
     shutil.rmtree(resumed / "checkpoints" / "6")
-    train.run(config, resumed)
+    pretraining.pretrain(config, resumed)
     ours, want = (final_state(path).state for path in (resumed, workdir))
     jax.tree.map(np.testing.assert_array_equal, ours, want)
     last, again = (metrics(path)[-1] for path in (workdir, resumed))
@@ -452,9 +453,9 @@ def test_a_causal_run_is_a_causal_checkpoint(data, tmp_path):
     model = dict(num_hidden_layers=1, causal=True)
     causal = configured(data, train=dict(duration="1 step"), model=model)
     config = dataclasses.replace(causal, objective="clm")
-    held_out = train.run(config, tmp_path)
+    held_out = pretraining.pretrain(config, tmp_path)
     assert held_out["eval/perplexity"] == pytest.approx(np.exp(held_out["eval/loss"]), rel=1e-5)
     model, _ = deberta_jax.load_pretrained(tmp_path, "masked_lm")
     assert model.config == config.model
     with pytest.raises(UserError, match=r"model\.causal is True; objective 'mlm'"):
-        train.run(causal, tmp_path / "other")
+        pretraining.pretrain(causal, tmp_path / "other")

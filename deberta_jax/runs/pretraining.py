@@ -1,0 +1,148 @@
+"""Pre-training assembled from its config: data, objective, program, loop."""
+
+import functools
+from pathlib import Path
+
+import jax
+
+from deberta_jax import objectives, schema
+from deberta_jax.data import dataset
+from deberta_jax.data.dataset import PreparedData, data_directory
+from deberta_jax.data.input import (
+    steps_per_epoch,
+    tokens_per_step,
+    train_batches,
+    validation_batches,
+)
+from deberta_jax.data.masking import num_predictions
+from deberta_jax.errors import UserError
+from deberta_jax.interop import pretrained
+from deberta_jax.model.config import ARCHITECTURE
+from deberta_jax.parallel.sharding import local_rows
+from deberta_jax.runs.loading import read_checkpoint
+from deberta_jax.schema import Config
+from deberta_jax.training import loop
+from deberta_jax.training.program import make_plan
+from deberta_jax.training.step_units import Clockwork
+
+# Rows that a model's table may have beyond the tokenizer: room for sharding, not another tokenizer.
+SPARE_ROWS = 1024
+# The released head that each objective goes on training.
+TASKS = dict.fromkeys(("mlm", "clm", "mlm_clm"), "masked_lm")
+
+
+def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
+    """Trains `config` in `workdir`; returns the last held-out metrics, None if told to stop."""
+    prepared = dataset.load(data_directory(config.data, workdir))
+    check_data(config, prepared)
+    objective = objectives.make(config, prepared.unigram_counts)
+    plan = make_plan(config, objective, make_clockwork(config, prepared))
+    claim_workdir(config, workdir)
+    held_out = held_out_batches(config, prepared, plan.mesh)
+    predictions = num_predictions(config.masking, config.data.sequence_length)
+    return loop.train(
+        plan,
+        config,
+        workdir,
+        lambda step: train_batches(
+            prepared,
+            batch_size=config.train.batch_size,
+            start_step=step,
+            **_input(config, plan.mesh),
+        ),
+        lambda params: plan.evaluate(params, held_out()),
+        objective.flops_per_token(config.data.sequence_length, predictions),
+        (lambda: initial_params(config)) if config.train.init else None,
+    )
+
+
+def initial_params(config: Config):
+    """The parameters of `train.init`, for continued pre-training.
+
+    Raises:
+        UserError: that checkpoint is of another architecture, listing every field that differs.
+    """
+    path = Path(config.train.init).expanduser()
+    stated, tensors = read_checkpoint(path)
+    differing = [
+        f"{field}: {getattr(stated, field)!r} there, {getattr(config.model, field)!r} here"
+        for field in ARCHITECTURE
+        if getattr(stated, field) != getattr(config.model, field)
+    ]
+    if differing:
+        raise UserError(f"train.init={path} is of another model ({'; '.join(differing)})")
+    _, params = pretrained.build(config.model, tensors, TASKS[config.objective])
+    return params
+
+
+def make_clockwork(config: Config, prepared: PreparedData) -> Clockwork:
+    """The run's units of time, its total steps included."""
+    batch_size = config.train.batch_size
+    units = Clockwork(tokens_per_step(prepared, batch_size), steps_per_epoch(prepared, batch_size))
+    return units.with_total("train.duration", config.train.duration)
+
+
+def held_out_batches(config: Config, prepared: PreparedData, mesh):
+    """`() -> iterator` over the held-out split: the same rows, masked alike, every time."""
+    return functools.partial(
+        validation_batches,
+        prepared,
+        batch_size=config.train.batch_size,
+        num_batches=config.train.eval_batches,
+        **_input(config, mesh),
+    )
+
+
+def check_data(config: Config, prepared: PreparedData) -> None:
+    """Raises `UserError` where the prepared data are not what the model expects."""
+    length, prepared_length = config.data.sequence_length, prepared.metadata.sequence_length
+    if length != prepared_length:
+        raise UserError(
+            f"data.sequence_length is {length}, but {prepared.directory} was prepared with "
+            f"{prepared_length}"
+        )
+    rows, tokens = config.model.vocab_size, prepared.metadata.vocab_size
+    if not tokens <= rows <= tokens + SPARE_ROWS:
+        raise UserError(
+            f"model.vocab_size is {rows}, but the data in {prepared.directory} have {tokens} "
+            f"tokens; it must be {tokens} to {tokens + SPARE_ROWS}"
+        )
+    uses_positions = config.model.position_biased_input or config.model.decodes_with_emd
+    if uses_positions and length > config.model.max_position_embeddings:
+        raise UserError(
+            f"data.sequence_length {length} is more than model.max_position_embeddings "
+            f"{config.model.max_position_embeddings}"
+        )
+
+
+def claim_workdir(config: Config, workdir: Path) -> None:
+    """Writes `config.json`, or compares with the one that the workdir was started with.
+
+    Raises:
+        UserError: it was started with another model, listing every field that differs.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            schema.save(config, path)
+        return
+    before = schema.load(path)
+    if differing := schema.differences(before, config, "model."):
+        raise UserError(
+            f"{workdir} was started with another model ({'; '.join(differing)}); "
+            "use those values, or another --workdir"
+        )
+    if changed := schema.differences(before, config):
+        print(f"changed since {workdir} was started: {'; '.join(changed)}")
+        if jax.process_index() == 0:
+            schema.save(config, path)
+
+
+def _input(config: Config, mesh) -> dict:
+    return {
+        "config": config.data,
+        "masking": None if config.objective in objectives.UNMASKED else config.masking,
+        "seed": config.seed,
+        "rows": local_rows(config.train.batch_size, mesh),
+    }

@@ -6,14 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 import numpy as np
 
-from deberta_jax.data.config import DataConfig, MaskingConfig
+from deberta_jax.data.config import DataConfig
 from deberta_jax.data.dataset import PreparedData
-from deberta_jax.data.masking import derive_seed, mask_batch, num_predictions
+from deberta_jax.data.masking import Rows, derive_seed
 from deberta_jax.data.packed_text import TRAIN, VALIDATION
+from deberta_jax.data.tokenizer import Tokenizer
 from deberta_jax.errors import UserError
 from deberta_jax.parallel.processes import available_cores
 
-Batch = dict[str, np.ndarray]
+Batch = Rows
+# `(text, step, first_row) -> batch`: what an objective makes of rows of packed text.
+MakeBatch = Callable[[Rows, int, int], Batch]
+# `(tokenizer, seed) -> MakeBatch`.
+BatchMaker = Callable[[Tokenizer, int], MakeBatch]
 
 # Grain's ranges end somewhere; no run gets this far.
 FOREVER = 1 << 48
@@ -22,44 +27,51 @@ FOREVER = 1 << 48
 def train_batches(
     prepared: PreparedData,
     config: DataConfig,
-    masking: MaskingConfig | None,
+    batch_maker: BatchMaker,
     *,
     batch_size: int,
     seed: int,
-    start_step: int = 0,
+    start_sample: int = 0,
     rows: Sequence[range] = (),
 ) -> Iterator[Batch]:
-    """Yields this process's rows of the global batches from `start_step` on, without end.
+    """Yields this process's rows of the global batches from `start_sample` on, without end.
 
-    Global batch k is records [k B, (k + 1) B) of a stream that repeats the train split, shuffled
-    anew in every epoch. A batch depends on (`seed`, k) alone, so a step is the whole position of
-    the stream, and to start at one costs nothing. `rows` are those of each batch that this process
-    reads, one block after another; all of them unless given.
+    The samples are the records of the train split, shuffled anew in every epoch. Batch k of this
+    stream is samples [start_sample + k B, start_sample + (k + 1) B); it depends on the seed, the
+    batch size and its first sample alone. So the number of samples is the whole position of the
+    input, to start at one costs nothing, and another batch size neither skips nor repeats any.
+
+    Args:
+        prepared: the data.
+        config: how far ahead to read.
+        batch_maker: what makes batches of rows of text, such as `Objective.batch_maker`.
+        batch_size: rows of a global batch, B.
+        seed: of the order and of what is drawn for a batch.
+        start_sample: samples read before.
+        rows: those of each batch that this process reads, one block after another; all of them
+            by default.
 
     Yields:
-        input_ids: int32 [B, L], targets hidden; segment_ids: int32 [B, L], 0 for padding;
-        position_ids: int32 [B, L], from 0 in every segment; masked_positions, masked_labels: int32
-        [B, P]; masked_weights: float32 [B, P]. See `mask_batch`. B is the number of `rows`.
-        Without `masking`, input_ids are the text as it is, and there is nothing masked.
-
-    Raises:
-        UserError: a masking field is out of range.
+        What `batch_maker` makes of input_ids: int32 [B, L], segment_ids: int32 [B, L], 0 for
+        padding, and position_ids: int32 [B, L], from 0 in every segment; B is the number of `rows`.
     """
-    own = _Rows(prepared, TRAIN, masking, batch_size, tuple(rows), seed)
+    own = _Rows(prepared, TRAIN, batch_maker, batch_size, tuple(rows), seed)
     order = grain.MapDataset.range(len(own.source))
     order = order.shuffle(seed=derive_seed(seed, "shuffle") % 2**32).repeat()
+    # What is drawn for a batch is named by its number, rounded up after another batch size.
+    first_step = -(-start_sample // batch_size)
 
-    def batch_at(step: int) -> Batch:
-        return own.batch(step, lambda row: int(order[step * batch_size + row]))
+    def batch_at(index: int) -> Batch:
+        start = start_sample + index * batch_size
+        return own.batch(first_step + index, lambda row: int(order[start + row]))
 
-    steps = grain.MapDataset.range(start_step, FOREVER).map(batch_at)
-    return iter(prefetched(steps, config.prefetch))
+    return iter(prefetched(grain.MapDataset.range(FOREVER).map(batch_at), config.prefetch))
 
 
 def validation_batches(
     prepared: PreparedData,
     config: DataConfig,
-    masking: MaskingConfig | None,
+    batch_maker: BatchMaker,
     *,
     batch_size: int,
     seed: int,
@@ -70,11 +82,8 @@ def validation_batches(
 
     The batches are those of `train_batches` in form. The last is filled up with rows of padding,
     whose weights are 0. At most `num_batches` are made, 0: all.
-
-    Raises:
-        UserError: as `train_batches`.
     """
-    own = _Rows(prepared, VALIDATION, masking, batch_size, tuple(rows), seed)
+    own = _Rows(prepared, VALIDATION, batch_maker, batch_size, tuple(rows), seed)
     total = len(own.source)
     available = -(-total // batch_size)
 
@@ -84,17 +93,6 @@ def validation_batches(
 
     indices = grain.MapDataset.range(min(num_batches or available, available))
     return iter(prefetched(indices.map(batch_at), config.prefetch))
-
-
-def batch_shapes(
-    masking: MaskingConfig, sequence_length: int, batch_size: int
-) -> dict[str, tuple[tuple[int, int], type]]:
-    """(shape, type) of every array of a global batch of `train_batches`, without any data."""
-    tokens = (batch_size, sequence_length)
-    masked = (batch_size, num_predictions(masking, sequence_length))
-    shapes = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), (tokens, np.int32))
-    shapes |= dict.fromkeys(("masked_positions", "masked_labels"), (masked, np.int32))
-    return shapes | {"masked_weights": (masked, np.float32)}
 
 
 def steps_per_epoch(prepared: PreparedData, batch_size: int) -> float:
@@ -124,7 +122,7 @@ class _Rows:
 
     prepared: PreparedData
     split: str
-    masking: MaskingConfig | None
+    batch_maker: BatchMaker
     batch_size: int
     blocks: tuple[range, ...]
     seed: int
@@ -132,11 +130,10 @@ class _Rows:
     def __post_init__(self):
         if self.batch_size < 1:
             raise UserError(f"batch_size={self.batch_size}: it has to be at least 1")
-        if self.masking:
-            num_predictions(self.masking, self.prepared.metadata.sequence_length)
         self.blocks = self.blocks or (range(self.batch_size),)
         self.source = self.prepared.source(self.split)
-        self.mask_seed = derive_seed(self.seed, f"{self.split} masks")
+        seed = derive_seed(self.seed, f"{self.split} masks")
+        self.make_batch = self.batch_maker(self.prepared.tokenizer, seed)
 
     def batch(self, step: int, record_of: Callable[[int], int | None]) -> Batch:
         """The rows of global batch `step`; a row of no record is padding."""
@@ -153,23 +150,12 @@ class _Rows:
         for row, record in enumerate(self.source.__getitems__(records)):
             input_ids_BL[row] = record["input_ids"]
             segment_ids_BL[row] = record["segment_ids"]
-        places = {"segment_ids": segment_ids_BL, "position_ids": position_ids(segment_ids_BL)}
-        if self.masking is None:
-            return {"input_ids": input_ids_BL, **places}
-        tokenizer = self.prepared.tokenizer
-        masked = mask_batch(
-            input_ids_BL,
-            segment_ids_BL,
-            self.masking,
-            word_start_V=tokenizer.word_start_V,
-            is_special_V=tokenizer.is_special_V,
-            mask_id=tokenizer.mask_id,
-            num_ordinary=tokenizer.num_ordinary,
-            seed=self.mask_seed,
-            step=step,
-            first_row=block.start,
-        )
-        return {**masked, **places}
+        text = {
+            "input_ids": input_ids_BL,
+            "segment_ids": segment_ids_BL,
+            "position_ids": position_ids(segment_ids_BL),
+        }
+        return self.make_batch(text, step, block.start)
 
 
 def prefetched(batches: grain.MapDataset, ahead: int) -> grain.IterDataset:

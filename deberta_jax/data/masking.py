@@ -4,11 +4,15 @@ import hashlib
 import math
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from deberta_jax.data.config import MaskingConfig
-from deberta_jax.data.tokenizer import FIRST_ORDINARY_ID
+from deberta_jax.data.tokenizer import FIRST_ORDINARY_ID, Tokenizer
 from deberta_jax.errors import UserError
+
+# Rows on the host, by name: [B, ...].
+Rows = dict[str, np.ndarray]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HIGH = np.uint64(0xFFFFFFFF00000000)
@@ -239,3 +243,53 @@ def _disguise(
     random_BP = FIRST_ORDINARY_ID + scaled_BP.astype(np.int32)
     changed_BP = np.where(action_BP < config.mask_share + config.random_share, random_BP, labels_BP)
     return np.where(action_BP < config.mask_share, mask_id, changed_BP).astype(np.int32)
+
+
+class Masker:
+    """Rows of packed text to batches with hidden targets (`mask_batch`)."""
+
+    def __init__(self, config: MaskingConfig, tokenizer: Tokenizer, seed: int):
+        self._config, self._tokenizer, self._seed = config, tokenizer, seed
+
+    @staticmethod
+    def shapes(
+        config: MaskingConfig, sequence_length: int, batch_size: int
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and type of every array of a global batch, without any data.
+
+        Raises:
+            UserError: a field of `config` is out of range.
+        """
+        shape = batch_size, num_predictions(config, sequence_length)
+        integers, reals = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.int32, np.float32))
+        targets = {"masked_positions": integers, "masked_labels": integers}
+        text = text_shapes(sequence_length, batch_size)
+        return text | targets | {"masked_weights": reals}
+
+    def __call__(self, text: Rows, step: int, first_row: int) -> Rows:
+        """The batch of rows `first_row` on of the global batch of `step`."""
+        masked = mask_batch(
+            text["input_ids"],
+            text["segment_ids"],
+            self._config,
+            word_start_V=self._tokenizer.word_start_V,
+            is_special_V=self._tokenizer.is_special_V,
+            mask_id=self._tokenizer.mask_id,
+            num_ordinary=self._tokenizer.num_ordinary,
+            seed=self._seed,
+            step=step,
+            first_row=first_row,
+        )
+        return text | masked
+
+
+def unmasked(text: Rows, step: int, first_row: int) -> Rows:
+    """The text as it is: the batch of a causal model, whose targets are its own next tokens."""
+    del step, first_row
+    return text
+
+
+def text_shapes(sequence_length: int, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and type of rows of packed text."""
+    tokens = jax.ShapeDtypeStruct((batch_size, sequence_length), np.int32)
+    return dict.fromkeys(("input_ids", "segment_ids", "position_ids"), tokens)

@@ -16,8 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from deberta_jax.model.heads import DebertaForMaskedLM
-from deberta_jax.objectives.clm import next_tokens
-from deberta_jax.objectives.prediction import token_losses
+from deberta_jax.model.losses import next_tokens, token_losses
 from deberta_jax.parallel import sharding
 
 METHODS = ("pll", "pll-word-l2r", "ll")

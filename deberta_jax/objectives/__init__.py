@@ -1,44 +1,56 @@
-"""What is learned. An objective is the only thing that knows what a batch means."""
+"""What is learned. An objective is the only thing that knows what a batch means.
 
-from typing import Any, Protocol
+Objectives are known by name. A package of your own adds one with an entry point of the group
+`deberta_jax.objectives` (docs/extending.md); nothing here changes.
+"""
 
-import flax.linen as nn
-import jax
+import functools
+import importlib
+from importlib.metadata import entry_points
 
 from deberta_jax.errors import UserError
+from deberta_jax.objectives.base import Objective
 
-# Objectives whose batches are the text as it is, with no targets hidden.
-UNMASKED = ("clm",)
+GROUP = "deberta_jax.objectives"
+# Imported when asked for: one objective does not pay for the others.
+_BUILT_IN = {
+    "mlm": "mlm:MaskedLanguageModelling",
+    "clm": "clm:CausalLanguageModelling",
+    "mlm_clm": "mlm_clm:MaskedAndCausalLanguageModelling",
+    "classification": "finetuning:FineTuning",
+    "regression": "finetuning:FineTuning",
+    "multiple_choice": "finetuning:FineTuning",
+    "span": "finetuning:FineTuning",
+    "token_classification": "finetuning:FineTuning",
+}
+
+__all__ = ["GROUP", "Objective", "kind", "make", "names"]
 
 
-class Objective(Protocol):
-    """What the training loop asks of an objective.
+def names() -> list[str]:
+    """The objectives that there are: those of this package, then those of installed ones."""
+    return [*_BUILT_IN, *sorted(_installed().keys() - _BUILT_IN.keys())]
 
-    `weights` and `sums` are flat dicts of float32 scalars that add up over the parts of a batch and
-    over batches; `summarize` turns them into metrics. So a loss means the same for a microbatch, a
-    batch and a whole evaluation.
+
+def kind(name: str) -> type[Objective]:
+    """The class of an objective.
+
+    Raises:
+        UserError: there is none of that name, or its package cannot be imported.
     """
-
-    # The model without dropout, as a checkpoint of it is loaded.
-    model: nn.Module
-
-    def init(self, rng: jax.Array) -> Any:
-        """Parameters, boxed with their logical axes."""
-
-    def depths(self, params) -> Any:
-        """How deep each parameter lies, a tree like `params`: what `layer_decay` goes by."""
-
-    def weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """What the sums of this batch are to be divided by."""
-
-    def loss(self, params, batch, weights, rng: jax.Array | None):
-        """(loss, sums) of these rows; the loss is divided by `weights`. No rng: no dropout."""
-
-    def summarize(self, sums, weights) -> dict[str, jax.Array]:
-        """Metrics by name, without a prefix; "loss" is what training minimises."""
-
-    def flops_per_token(self, sequence_length: int, predictions: int) -> float:
-        """Model FLOPs of one token of a training step, forward and backward."""
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    if name not in _installed():
+        known = ", ".join(map(repr, names()))
+        raise UserError(f"objective is {name!r}; it must be one of {known}")
+    try:
+        loaded = _installed()[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"objective {name!r} cannot be imported: {error}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Objective)):
+        raise UserError(f"objective {name!r} is no subclass of deberta_jax.objectives.Objective")
+    return loaded
 
 
 def make(config, unigram_counts=None) -> Objective:
@@ -46,25 +58,12 @@ def make(config, unigram_counts=None) -> Objective:
 
     Args:
         config: a `deberta_jax.schema.Config`.
-        unigram_counts: int64 [vocabulary], how often each ordinary token occurs in the corpus;
-            for objectives that pre-train.
+        unigram_counts: int64 [V], how often each ordinary token occurs in the training text; for
+            objectives that learn from text.
     """
-    if config.objective == "mlm":
-        from deberta_jax.objectives.mlm import MaskedLanguageModelling
+    return kind(config.objective).from_config(config, unigram_counts)
 
-        return MaskedLanguageModelling(config.model, unigram_counts)
-    if config.objective == "clm":
-        from deberta_jax.objectives.clm import CausalLanguageModelling
 
-        return CausalLanguageModelling(config.model, unigram_counts)
-    if config.objective == "mlm_clm":
-        from deberta_jax.objectives.mlm_clm import MaskedAndCausalLanguageModelling
-
-        return MaskedAndCausalLanguageModelling(config.model, unigram_counts)
-    from deberta_jax.objectives.finetuning import KINDS, FineTuning
-
-    if config.objective in KINDS:
-        labels = len(config.task.labels) or 1
-        return FineTuning(config.model, config.objective, labels, config.finetune)
-    known = ", ".join(map(repr, ("mlm", "clm", "mlm_clm", *KINDS)))
-    raise UserError(f"objective is {config.objective!r}; it must be one of {known}")
+@functools.cache
+def _installed() -> dict:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}

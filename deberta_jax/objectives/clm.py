@@ -2,8 +2,11 @@
 
 import jax.numpy as jnp
 
+from deberta_jax.data.masking import text_shapes, unmasked
 from deberta_jax.errors import UserError
+from deberta_jax.evaluation.continuations import continuations
 from deberta_jax.model.flops import masked_lm_flops
+from deberta_jax.model.losses import next_tokens
 from deberta_jax.objectives.prediction import TokenPrediction
 
 
@@ -15,16 +18,23 @@ class CausalLanguageModelling(TokenPrediction):
     token that it predicts is always the next, so that either place says the same.
     """
 
-    def __init__(self, config, unigram_counts=None):
+    def __init__(self, config, unigram_counts=None, **options):
         if not config.causal:
             raise UserError("model.causal is False; objective 'clm' needs it True")
-        super().__init__(config, unigram_counts)
+        super().__init__(config, unigram_counts, **options)
+
+    def batch_shapes(self, sequence_length, batch_size):
+        return text_shapes(sequence_length, batch_size)
+
+    def batch_maker(self, tokenizer, seed):
+        del tokenizer, seed
+        return unmasked
 
     def weights(self, batch):
         return {"tokens": jnp.maximum(jnp.sum(next_tokens(batch)[1]), 1e-6)}
 
-    def loss(self, params, batch, weights, rng):
-        sums = self._sums(params, batch, *next_tokens(batch), rng)
+    def loss(self, params, batch, weights, rng, train):
+        sums = self._sums(params, batch, *next_tokens(batch), rng, train)
         return sums["loss"] / weights["tokens"], sums
 
     def summarize(self, sums, weights):
@@ -32,18 +42,8 @@ class CausalLanguageModelling(TokenPrediction):
         metrics = {names[name]: total / weights["tokens"] for name, total in sums.items()}
         return metrics | {"perplexity": jnp.exp(metrics["loss"])}
 
-    def flops_per_token(self, sequence_length, predictions):
-        del predictions  # all of them
+    def flops_per_token(self, sequence_length):
         return masked_lm_flops(self.config, sequence_length, sequence_length) / sequence_length
 
-
-def next_tokens(batch):
-    """The token after each place, int32 [B, L], and whether it is to be predicted, float32 [B, L].
-
-    It is where it belongs to the same document and is no [SEP]: that one ends every run of tokens,
-    also where packing cut a document, and so says nothing of the text.
-    """
-    ids_BL, segments_BL = batch["input_ids"], batch["segment_ids"]
-    after_next_BL = jnp.pad(segments_BL, ((0, 0), (0, 2)))[:, 2:]
-    counts_BL = (after_next_BL == segments_BL) & (segments_BL > 0)
-    return jnp.roll(ids_BL, -1, axis=1), counts_BL.astype(jnp.float32)
+    def examples(self, params, data, seed, count):
+        return continuations(self.logits, params, data, seed, count)

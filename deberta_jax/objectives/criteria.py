@@ -31,6 +31,14 @@ class Criterion(Protocol):
     def divergence(self, logits, others, batch):
         """How far apart two outputs for the same items are, each item's: SiFT's loss."""
 
+    def target_shapes(self, items: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Targets and `weights` of a batch of so many items."""
+
+
+def _labels(items, dtype):
+    weights = jax.ShapeDtypeStruct(items, jnp.float32)
+    return {"labels": jax.ShapeDtypeStruct(items, dtype), "weights": weights}
+
 
 class Classes:
     """One of some classes for every item: logits [..., C] against `labels` [...]."""
@@ -44,6 +52,9 @@ class Classes:
     def divergence(self, logits, others, batch):
         return symmetric_kl(logits, others)
 
+    def target_shapes(self, items):
+        return _labels(items, jnp.int32)
+
 
 class Numbers:
     """A number for every item: squared error of logits [B, 1] against `labels` [B]."""
@@ -53,6 +64,9 @@ class Numbers:
 
     def divergence(self, logits, others, batch):
         return (logits[:, 0] - others[:, 0]) ** 2
+
+    def target_shapes(self, items):
+        return _labels(items, jnp.float32)
 
 
 class Spans:
@@ -69,6 +83,11 @@ class Spans:
     def divergence(self, logits, others, batch):
         pair = (_tokens_last(outputs, batch["segment_ids"]) for outputs in (logits, others))
         return jnp.mean(symmetric_kl(*pair), axis=1)
+
+    def target_shapes(self, items):
+        position = jax.ShapeDtypeStruct(items, jnp.int32)
+        weights = jax.ShapeDtypeStruct(items, jnp.float32)
+        return {"starts": position, "ends": position, "weights": weights}
 
 
 def _tokens_last(logits_BL2, segments_BL):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from deberta_jax.model.config import ModelConfig
-from deberta_jax.model.depth import depths
 from deberta_jax.model.flops import encoder_flops
 from deberta_jax.model.task_heads import TASKS
 from deberta_jax.objectives import sift
+from deberta_jax.objectives.base import Objective
 from deberta_jax.objectives.config import FinetuneConfig
 from deberta_jax.objectives.criteria import Classes, Criterion, Numbers, Spans
 
@@ -31,49 +31,79 @@ KINDS = {
 }
 
 
-class FineTuning:
+# Choices of a task whose recipe names one column that holds a list of them (RACE, MCTest).
+LISTED_CHOICES = 4
+
+
+class FineTuning(Objective):
     """The loss of a task, averaged over all of a batch's items by their weights.
 
     A batch holds `input_ids` and `segment_ids` [B, L] ([B, C, L] for choices), `weights` [B] or
     [B, L], and targets: `labels` of the weights' shape, or `starts` and `ends` [B].
     """
 
-    def __init__(self, config: ModelConfig, name: str, num_labels: int, settings: FinetuneConfig):
+    learns_from_text = False
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        name: str,
+        num_labels: int,
+        settings: FinetuneConfig,
+        *,
+        choices: int = 2,
+    ):
         """`name` is a key of `KINDS`; `num_labels` counts where the task has classes."""
         kind = KINDS[name]
         self.config, self.head, self._criterion = config, kind.head, kind.criterion
-        self._settings, self._choices = settings, kind.head == "multiple_choice"
+        self._settings, self._choices = settings, choices if kind.head == "multiple_choice" else 0
         options = {}
         if kind.head != "question_answering":
             options["classifier_dropout"] = settings.classifier_dropout
         if kind.head in ("sequence_classification", "token_classification"):
             options["num_labels"] = num_labels
         self.model = TASKS[kind.head](config, deterministic=True, **options)
+        self.models = {"model": self.model}
         self._train = TASKS[kind.head](config, deterministic=False, **options)
+
+    @classmethod
+    def from_config(cls, config, unigram_counts=None):
+        del unigram_counts
+        labels, choices = len(config.task.labels) or 1, len(config.task.choices)
+        if choices < 2:  # one column holds a list, whose length only the examples tell
+            choices = LISTED_CHOICES
+        return cls(config.model, config.objective, labels, config.finetune, choices=choices)
+
+    def batch_shapes(self, sequence_length, batch_size):
+        items = (batch_size, self._choices) if self._choices else (batch_size,)
+        tokens = jax.ShapeDtypeStruct((*items, sequence_length), jnp.int32)
+        shapes = {"input_ids": tokens, "segment_ids": tokens}
+        return shapes | self._criterion.target_shapes(
+            (batch_size, sequence_length) if self.head == "token_classification" else (batch_size,)
+        )
+
+    def batch_maker(self, tokenizer, seed):
+        raise NotImplementedError("a task's examples come as batches (`data.tasks.batches`)")
 
     def init(self, rng):
         ids = jnp.ones((1, 1, 8) if self._choices else (1, 8), jnp.int32)
         return self.model.init(rng, ids)["params"]
 
-    def depths(self, params):
-        """How deep each parameter lies (`model.depth.depths`)."""
-        return depths(self.config, params)
-
     def weights(self, batch):
         return {"items": jnp.maximum(jnp.sum(batch["weights"]), 1e-6)}
 
-    def logits(self, params, batch, rng=None):
-        """The head's outputs, float32; with dropout where there is an rng."""
-        model = self.model if rng is None else self._train
-        rngs = None if rng is None else {"dropout": rng}
+    def logits(self, params, batch, rng=None, train=False):
+        """The head's outputs, float32."""
+        model = self._train if train else self.model
+        rngs = {"dropout": rng} if train else None
         ids, segments = batch["input_ids"], batch["segment_ids"]
         return model.apply({"params": params}, ids, segments, rngs=rngs).astype(jnp.float32)
 
-    def loss(self, params, batch, weights, rng):
-        logits = self.logits(params, batch, rng)
+    def loss(self, params, batch, weights, rng, train):
+        logits = self.logits(params, batch, rng, train)
         sums = self.sums(logits, batch)
         total = sums["loss"]
-        if rng is not None and self._settings.sift_weight:
+        if train and self._settings.sift_weight:
             sums["sift"] = self._adversarial(params, logits, batch, jax.random.fold_in(rng, 1))
             total += self._settings.sift_weight * sums["sift"]
         return total / weights["items"], sums
@@ -83,7 +113,7 @@ class FineTuning:
         length = batch["input_ids"].shape[-1]
         shape = (int(np.prod(batch["input_ids"].shape[:-1])), length, self.config.hidden_size)
         each = sift.adversarial_divergence(
-            lambda params, pass_rng: self.logits(params, batch, pass_rng),
+            lambda params, pass_rng: self.logits(params, batch, pass_rng, train=True),
             params,
             logits,
             lambda found, given: self._criterion.divergence(found, given, batch),
@@ -106,6 +136,6 @@ class FineTuning:
         names = {"loss": "loss", "correct": "accuracy", "sift": "sift"}
         return {names[name]: total / weights["items"] for name, total in sums.items()}
 
-    def flops_per_token(self, sequence_length, predictions=0):
+    def flops_per_token(self, sequence_length):
         """As pre-training's; SiFT's passes are not counted: they are what it costs, not a gain."""
         return encoder_flops(self.config, sequence_length) / sequence_length

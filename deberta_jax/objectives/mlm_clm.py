@@ -5,11 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from deberta_jax.objectives.base import Objective
 from deberta_jax.objectives.clm import CausalLanguageModelling
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
 
 
-class MaskedAndCausalLanguageModelling:
+class MaskedAndCausalLanguageModelling(Objective):
     """The sum of both losses, of one set of parameters, on the same text.
 
     The masked pass sees both sides of the text with its targets hidden; the causal pass sees the
@@ -17,12 +18,22 @@ class MaskedAndCausalLanguageModelling:
     batch is that of masked modelling.
     """
 
-    def __init__(self, config, unigram_counts=None):
+    def __init__(self, config, unigram_counts=None, **options):
         self.config = config
-        self.mlm = MaskedLanguageModelling(config, unigram_counts)
+        self.mlm = MaskedLanguageModelling(config, unigram_counts, **options)
         causal = dataclasses.replace(config, causal=True)
-        self.clm = CausalLanguageModelling(causal, unigram_counts)
-        self.parts = self.mlm, self.clm
+        self.clm = CausalLanguageModelling(causal, unigram_counts, **options)
+        self.models = self.mlm.models
+
+    @classmethod
+    def from_config(cls, config, unigram_counts=None):
+        return cls(config.model, unigram_counts, masking=config.masking)
+
+    def batch_shapes(self, sequence_length, batch_size):
+        return self.mlm.batch_shapes(sequence_length, batch_size)
+
+    def batch_maker(self, tokenizer, seed):
+        return self.mlm.batch_maker(tokenizer, seed)
 
     def init(self, rng):
         return self.mlm.init(rng)
@@ -30,10 +41,10 @@ class MaskedAndCausalLanguageModelling:
     def weights(self, batch):
         return self.mlm.weights(batch) | self.clm.weights(batch)
 
-    def loss(self, params, batch, weights, rng):
+    def loss(self, params, batch, weights, rng, train):
         rngs = (None, None) if rng is None else jax.random.split(rng)
-        masked, masked_sums = self.mlm.loss(params, batch, weights, rngs[0])
-        causal, causal_sums = self.clm.loss(params, unmasked(batch), weights, rngs[1])
+        masked, masked_sums = self.mlm.loss(params, batch, weights, rngs[0], train)
+        causal, causal_sums = self.clm.loss(params, unmasked(batch), weights, rngs[1], train)
         sums = {f"mlm/{name}": total for name, total in masked_sums.items()}
         sums |= {f"clm/{name}": total for name, total in causal_sums.items()}
         return masked + causal, sums
@@ -49,8 +60,12 @@ class MaskedAndCausalLanguageModelling:
                 metrics[key] = value
         return metrics
 
-    def flops_per_token(self, sequence_length, predictions):
-        return sum(part.flops_per_token(sequence_length, predictions) for part in self.parts)
+    def flops_per_token(self, sequence_length):
+        return sum(part.flops_per_token(sequence_length) for part in (self.mlm, self.clm))
+
+    def examples(self, params, data, seed, count):
+        parts = self.mlm, self.clm
+        return [line for part in parts for line in part.examples(params, data, seed, count)]
 
 
 def unmasked(batch):

@@ -232,7 +232,7 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
         plan,
         config,
         workdir,
-        lambda step: batches.train(step, rows),
+        lambda sample: batches.train(sample // config.train.batch_size, rows),
         lambda params: measure(session, objective, outputs, params)[0],
         objective.flops_per_token(round(mean_length)),
         None if config.finetune.fresh_weights else lambda: initial_params(session, objective, seed),

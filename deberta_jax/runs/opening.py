@@ -1,48 +1,78 @@
-"""Reading a run back: its config, its data, its latest or its best parameters."""
+"""Reading a run back: its config, its tokenizer, its latest or its best parameters, its data."""
 
+import functools
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from deberta_jax import objectives, schema
 from deberta_jax.data import dataset
 from deberta_jax.data.dataset import PreparedData, data_directory
+from deberta_jax.data.tokenizer import MODEL_FILE, Tokenizer, write_pretrained
 from deberta_jax.errors import UserError
 from deberta_jax.interop.pretrained import to_state_dict
 from deberta_jax.interop.released import Released
+from deberta_jax.interop.tokenizers import load_tokenizer
+from deberta_jax.objectives import Objective
 from deberta_jax.parallel.mesh import MeshConfig, make_mesh
 from deberta_jax.schema import Config
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.state import abstract_params
 
-# The folder of a fine-tuned run's tokenizer, which is its checkpoint's.
+CONFIG = "config.json"
+# The folder of a run's tokenizer: its data's, or its checkpoint's where it is fine-tuned.
 TOKENIZER = "tokenizer"
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """A run as its last checkpoint left it, or its best one where it has a `train.best_metric`.
 
     Attributes:
+        workdir: where it is.
         config: what it was started with.
-        prepared: its data; None where it is a fine-tuned run, which has examples instead.
-        objective: what it learns.
+        objective: what it learns, without the text's token frequencies.
         step: steps done.
         params: its parameters, laid out over `mesh`.
         mesh: the devices here, whatever the run trained on.
     """
 
+    workdir: Path
     config: Config
-    prepared: PreparedData | None
-    objective: objectives.Objective
+    objective: Objective
     step: int
     params: Any
     mesh: jax.sharding.Mesh
 
-    def released(self) -> Released:
-        """The run as a checkpoint with the released names."""
-        return Released(self.config.model, to_state_dict(self.objective.model, self.params))
+    @functools.cached_property
+    def prepared(self) -> PreparedData:
+        """The text that it learns from.
+
+        Raises:
+            UserError: it learned from examples instead, or the data is no longer there.
+        """
+        if not self.objective.learns_from_text:
+            raise UserError(f"{self.workdir} is a fine-tuned run: it has no prepared data")
+        return dataset.load(data_directory(self.config.data, self.workdir))
+
+    def released(self, name: str | None = None) -> Released:
+        """One of the run's models, its own unless named, as a checkpoint with released names."""
+        name = name or self.objective.exported[0]
+        model, params = self.objective.models[name], self.objective.params_of(self.params, name)
+        return Released(model.config, to_state_dict(model, params))
+
+    def write_tokenizer(self, directory: Path) -> None:
+        """Writes the tokenizer's files as an export carries them."""
+        source = tokenizer_directory(self.workdir)
+        if self.objective.learns_from_text:
+            limit = self.config.model.max_position_embeddings
+            tokenizer = Tokenizer(source / MODEL_FILE)
+            write_pretrained(tokenizer, directory, model_max_length=limit)
+        else:
+            load_tokenizer(source).save(directory)
 
 
 def tokenizer_directory(workdir: Path) -> Path:
@@ -50,9 +80,9 @@ def tokenizer_directory(workdir: Path) -> Path:
     own = workdir / TOKENIZER
     if own.is_dir():
         return own
-    return (
-        data_directory(schema.load(workdir / "config.json").data, workdir) / dataset.TOKENIZER_DIR
-    )
+    # Runs of version 0.1 left it with their data.
+    config = schema.load(workdir / CONFIG)
+    return data_directory(config.data, workdir) / dataset.TOKENIZER_DIR
 
 
 def is_run(directory: Path) -> bool:
@@ -61,19 +91,16 @@ def is_run(directory: Path) -> bool:
 
 
 def open_run(workdir: Path) -> Run:
-    """Raises `UserError` where `workdir` holds no run, no data or no checkpoint."""
-    path = workdir / "config.json"
+    """Raises `UserError` where `workdir` holds no run or no checkpoint. Its data is not needed."""
+    path = workdir / CONFIG
     if not path.exists():
         raise UserError(f"{workdir} holds no run: {path} is missing; train first")
     config = schema.load(path)
-    prepared = None
-    if not (workdir / TOKENIZER).is_dir():
-        prepared = dataset.load(data_directory(config.data, workdir))
-    objective = objectives.make(config, prepared and prepared.unigram_counts)
+    objective = objectives.make(config)
     # As many devices as the run's batches divide over.
     devices = math.gcd(config.train.batch_size, jax.device_count())
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     with Checkpoints(workdir, read_only=True) as checkpoints:
         best = checkpoints.best()
         step, params = checkpoints.restore_params(abstract_params(objective, mesh), best)
-    return Run(config, prepared, objective, step, params, mesh)
+    return Run(workdir, config, objective, step, params, mesh)

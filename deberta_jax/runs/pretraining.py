@@ -1,6 +1,7 @@
 """Pre-training assembled from its config: data, objective, program, loop."""
 
 import functools
+import shutil
 from pathlib import Path
 
 import jax
@@ -14,12 +15,12 @@ from deberta_jax.data.input import (
     train_batches,
     validation_batches,
 )
-from deberta_jax.data.masking import num_predictions
 from deberta_jax.errors import UserError
-from deberta_jax.interop import pretrained
 from deberta_jax.model.config import ARCHITECTURE
+from deberta_jax.objectives import Objective
 from deberta_jax.parallel.sharding import local_rows
 from deberta_jax.runs.loading import read_checkpoint
+from deberta_jax.runs.opening import CONFIG, TOKENIZER
 from deberta_jax.schema import Config
 from deberta_jax.training import loop
 from deberta_jax.training.program import make_plan
@@ -27,36 +28,36 @@ from deberta_jax.training.step_units import Clockwork
 
 # Rows that a model's table may have beyond the tokenizer: room for sharding, not another tokenizer.
 SPARE_ROWS = 1024
-# The released head that each objective goes on training.
-TASKS = dict.fromkeys(("mlm", "clm", "mlm_clm"), "masked_lm")
 
 
 def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
     """Trains `config` in `workdir`; returns the last held-out metrics, None if told to stop."""
+    if not objectives.kind(config.objective).learns_from_text:
+        raise UserError(f"objective {config.objective!r} learns a task: use the verb finetune")
     prepared = dataset.load(data_directory(config.data, workdir))
     check_data(config, prepared)
     objective = objectives.make(config, prepared.unigram_counts)
     plan = make_plan(config, objective, make_clockwork(config, prepared))
     claim_workdir(config, workdir)
-    held_out = held_out_batches(config, prepared, plan.mesh)
-    predictions = num_predictions(config.masking, config.data.sequence_length)
+    keep_tokenizer(prepared, workdir)
+    held_out = held_out_batches(config, objective, prepared, plan.mesh)
     return loop.train(
         plan,
         config,
         workdir,
-        lambda step: train_batches(
+        lambda sample: train_batches(
             prepared,
             batch_size=config.train.batch_size,
-            start_step=step,
-            **_input(config, plan.mesh),
+            start_sample=sample,
+            **_input(config, objective, plan.mesh),
         ),
         lambda params: plan.evaluate(params, held_out()),
-        objective.flops_per_token(config.data.sequence_length, predictions),
-        (lambda: initial_params(config)) if config.train.init else None,
+        objective.flops_per_token(config.data.sequence_length),
+        (lambda: initial_params(config, objective)) if config.train.init else None,
     )
 
 
-def initial_params(config: Config):
+def initial_params(config: Config, objective: Objective):
     """The parameters of `train.init`, for continued pre-training.
 
     Raises:
@@ -71,8 +72,7 @@ def initial_params(config: Config):
     ]
     if differing:
         raise UserError(f"train.init={path} is of another model ({'; '.join(differing)})")
-    _, params = pretrained.build(config.model, tensors, TASKS[config.objective])
-    return params
+    return objective.load(tensors)
 
 
 def make_clockwork(config: Config, prepared: PreparedData) -> Clockwork:
@@ -82,14 +82,14 @@ def make_clockwork(config: Config, prepared: PreparedData) -> Clockwork:
     return units.with_total("train.duration", config.train.duration)
 
 
-def held_out_batches(config: Config, prepared: PreparedData, mesh):
+def held_out_batches(config: Config, objective: Objective, prepared: PreparedData, mesh):
     """`() -> iterator` over the held-out split: the same rows, masked alike, every time."""
     return functools.partial(
         validation_batches,
         prepared,
         batch_size=config.train.batch_size,
         num_batches=config.train.eval_batches,
-        **_input(config, mesh),
+        **_input(config, objective, mesh),
     )
 
 
@@ -115,13 +115,24 @@ def check_data(config: Config, prepared: PreparedData) -> None:
         )
 
 
+def keep_tokenizer(prepared: PreparedData, workdir: Path) -> None:
+    """Copies the data's tokenizer into the workdir, so that a run is whole without its data."""
+    target = workdir / TOKENIZER
+    if jax.process_index() != 0 or target.exists():
+        return
+    unfinished = target.with_name(f"{TOKENIZER}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(Path(prepared.tokenizer.path).parent, unfinished)
+    unfinished.rename(target)
+
+
 def claim_workdir(config: Config, workdir: Path) -> None:
     """Writes `config.json`, or compares with the one that the workdir was started with.
 
     Raises:
         UserError: it was started with another model, listing every field that differs.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
@@ -139,10 +150,10 @@ def claim_workdir(config: Config, workdir: Path) -> None:
             schema.save(config, path)
 
 
-def _input(config: Config, mesh) -> dict:
+def _input(config: Config, objective: Objective, mesh) -> dict:
     return {
         "config": config.data,
-        "masking": None if config.objective in objectives.UNMASKED else config.masking,
+        "batch_maker": objective.batch_maker,
         "seed": config.seed,
         "rows": local_rows(config.train.batch_size, mesh),
     }

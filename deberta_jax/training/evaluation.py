@@ -48,7 +48,7 @@ def make_evaluation(objective, layouts, mesh: Mesh) -> Callable[[object, Iterabl
 
     def eval_step(params, batch):
         weights = objective.weights(batch)
-        _, sums = objective.loss(params, batch, weights, None)
+        _, sums = objective.loss(params, batch, weights, jax.random.key(0), train=False)
         return sums, weights
 
     batch_layout, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)

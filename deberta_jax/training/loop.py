@@ -36,7 +36,7 @@ def train(
         plan: what to drive (`make_plan`).
         config: a `deberta_jax.schema.Config`; read are `seed`, `train` and `profile`.
         workdir: where checkpoints, metrics and curves go.
-        train_batches: `step -> iterator` of this process's rows of the batches after that step.
+        train_batches: `sample -> iterator` of this process's rows of the batches after so many samples.
         measure: `params -> {"eval/" + metric: value}`, the held-out metrics.
         flops_per_token: model FLOPs of a training token, for the MFU.
         initial_params: `() -> parameters` to begin with; None for random ones.
@@ -84,7 +84,7 @@ def train(
         recorder.note(f"going on after step {first_step} of {total} in {workdir}")
     try:
         with sharding.on(mesh), _told_to_stop() as told:
-            batches = train_batches(first_step)
+            batches = train_batches(first_step * config.train.batch_size)
             done = False
             while not done:
                 recorder.note(profiler.before(step, state.step))

@@ -1,5 +1,7 @@
 """The step: a pure function of (state, batch, seed). Its randomness is fold_in(key, step)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -25,9 +27,8 @@ def make_train_step(objective, optimizer, schedule, microbatches: int, norms_eve
         def gradient(index, rows):
             """(gradient, sums) of some rows of the batch."""
             part_rng = jax.random.fold_in(rng, index)
-            grads, sums = jax.grad(objective.loss, has_aux=True)(
-                state.params, rows, weights, part_rng
-            )
+            loss = functools.partial(objective.loss, train=True)
+            grads, sums = jax.grad(loss, has_aux=True)(state.params, rows, weights, part_rng)
             return grads, sums
 
         if microbatches == 1:

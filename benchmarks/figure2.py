@@ -18,7 +18,7 @@ import numpy as np
 
 from deberta_jax.data.packed_text import VALIDATION
 from deberta_jax.model import inspection
-from deberta_jax.plot import open_checkpoint
+from deberta_jax.report.opened_models import open_model
 
 SENTENCE = (
     "The old man looked at the sea for a long time, and then he said that he would not go home."
@@ -60,7 +60,7 @@ def shares(workdir: Path) -> list[dict[str, float]]:
     "strip" is the word that the others look at most: its share of their attention, of each sequence
     the largest.
     """
-    model = open_checkpoint(workdir)
+    model = open_model(workdir)
     tokenizer, rows = model.tokenizer, []
     heads = tuple(range(model.config.num_attention_heads))
     source = model.run.prepared.source(VALIDATION)

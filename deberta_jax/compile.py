@@ -19,8 +19,6 @@ import numpy as np
 from absl import flags
 
 from deberta_jax import command, objectives, schema
-from deberta_jax.data.input import batch_shapes
-from deberta_jax.data.masking import num_predictions
 from deberta_jax.errors import UserError
 from deberta_jax.estimates.cost import estimate_lowered, prepare, tpu_devices
 from deberta_jax.estimates.report import Job, Report, compiled_report, gib, too_large_report
@@ -109,7 +107,7 @@ def plan_for(config: Config, devices) -> Plan:
                 f"{name} is {value!r}: without data an epoch has no length; state it in steps, "
                 "tokens or %"
             )
-    units = Clockwork(config.train.batch_size * config.data.sequence_length, math.inf)
+    units = Clockwork(config.train.batch_size * sequence_length(config), math.inf)
     total = units.steps("train.duration", config.train.duration)
     clockwork = dataclasses.replace(units, total_steps=total)
     return make_plan(config, objectives.make(config, None), clockwork, devices)
@@ -118,13 +116,18 @@ def plan_for(config: Config, devices) -> Plan:
 def lower_step(config: Config, plan: Plan) -> jax.stages.Lowered:
     """The training step of a plan, not yet compiled."""
     layout = sharding.batch_sharding(plan.mesh)
-    shapes = batch_shapes(config.masking, config.data.sequence_length, config.train.batch_size)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
-        for name, (shape, dtype) in shapes.items()
-    }
+    shapes = objectives.make(config).batch_shapes(sequence_length(config), config.train.batch_size)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), shapes
+    )
     with sharding.on(plan.mesh):
         return plan.train_step.lower(plan.abstract, batch, np.uint32(config.seed))
+
+
+def sequence_length(config: Config) -> int:
+    """Tokens in the longest input of a step."""
+    learns_from_text = objectives.kind(config.objective).learns_from_text
+    return config.data.sequence_length if learns_from_text else config.task.max_length
 
 
 def fit(config: Config, topology: str, slices: int = 1) -> list[Report]:
@@ -208,8 +211,7 @@ def side_by_side(reports: list[Report]) -> str:
 
 
 def _job(config: Config, plan: Plan, topology: str, slices: int) -> Job:
-    length = config.data.sequence_length
-    predictions = num_predictions(config.masking, length)
+    length = sequence_length(config)
     objective = objectives.make(config, None)
     leaves = jax.tree.leaves(plan.abstract)
     whole = [_bytes(leaf) for leaf in leaves if leaf.sharding.is_fully_replicated]
@@ -222,7 +224,7 @@ def _job(config: Config, plan: Plan, topology: str, slices: int) -> Job:
         microbatches=config.train.microbatches,
         remat=config.model.remat,
         steps=plan.clockwork.total_steps,
-        flops_per_token=objective.flops_per_token(length, predictions),
+        flops_per_token=objective.flops_per_token(length),
         parameter_bytes=sum(map(_bytes, jax.tree.leaves(plan.abstract.params))),
         optimizer_bytes=sum(map(_bytes, jax.tree.leaves(plan.abstract.opt_state))),
         replicated_bytes=max(whole, default=0),

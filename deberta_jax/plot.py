@@ -11,40 +11,21 @@
 A checkpoint is a released or exported one, or a run's workdir. Layers and heads count from 1.
 """
 
-import itertools
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
 from deberta_jax import command
-from deberta_jax.data.config import DataConfig
-from deberta_jax.data.packed_text import VALIDATION
 from deberta_jax.errors import UserError
-from deberta_jax.interop import pretrained
-from deberta_jax.interop.names import POSITION_TABLE
 from deberta_jax.interop.tokenizers import PretrainedTokenizer
-from deberta_jax.model.config import ModelConfig
-from deberta_jax.preparation.corpora import CorpusReport, documents
 from deberta_jax.report import figures
-from deberta_jax.runs.loading import load_tokenizer, read_checkpoint
-from deberta_jax.runs.opening import Run, is_run, open_run
+from deberta_jax.report.opened_models import open_model, sequences
 
 WHAT = ("attention", "profiles", "curves", "norms")
-# Sequences that a profile reads at a time, and the tokens in one of other text than a run's.
-_BATCH, _LONGEST = 8, 512
-
-
-class Checkpoint(NamedTuple):
-    """A model to look into, its tokenizer, and the run that it is of, if any."""
-
-    directory: Path
-    config: ModelConfig
-    params: Any
-    tokenizer: PretrainedTokenizer
-    run: Run | None
+# Sequences that a profile reads at a time.
+_BATCH = 8
 
 
 def main(parsed) -> None:
@@ -64,7 +45,7 @@ def plot_attention(parsed, out: Path) -> None:
         raise UserError("--sentence is missing; it is the text whose attention is drawn")
     maps = []
     for directory in _directories(parsed, "checkpoint"):
-        model = open_checkpoint(directory, decoder=parsed.emd > 0)
+        model = open_model(directory, decoder=parsed.emd > 0)
         ids = model.tokenizer.encode(parsed.sentence)
         last = model.config.num_hidden_layers
         layers = _chosen("layer", parsed.layer or "last", last)
@@ -93,10 +74,10 @@ def plot_profiles(parsed, out: Path) -> None:
     directories = _directories(parsed, "checkpoint")
     if len(directories) > 1:
         raise UserError("--checkpoint names several; profiles are drawn of one")
-    model = open_checkpoint(directories[0])
+    model = open_model(directories[0])
     layers = _chosen("layer", parsed.layer or "all", model.config.num_hidden_layers)
     heads = _chosen("head", parsed.head, model.config.num_attention_heads)
-    rows = _sequences(model, parsed.text, parsed.sequences)
+    rows = sequences(model, parsed.text, parsed.sequences)
     batches = (
         tuple(np.stack(part) for part in zip(*rows[start : start + _BATCH], strict=True))
         for start in range(0, len(rows), _BATCH)
@@ -131,53 +112,6 @@ def plot_norms(parsed, out: Path) -> None:
 
 
 _DRAWN_BY = dict(zip(WHAT, (plot_attention, plot_profiles, plot_curves, plot_norms), strict=True))
-
-
-def open_checkpoint(directory: Path, decoder: bool = False) -> Checkpoint:
-    """The bare model in `directory`; with `decoder`, one that has the Enhanced Mask Decoder.
-
-    Raises:
-        UserError: it is no checkpoint, or has no mask decoder.
-    """
-    run = open_run(directory) if is_run(directory) else None
-    config, tensors = run.released() if run else read_checkpoint(directory)
-    if decoder and not (config.decodes_with_emd and POSITION_TABLE in tensors):
-        raise UserError(f"--emd: {directory} has no mask decoder (no table of absolute positions)")
-    # The decoder's table comes with the masked-LM model; its head is not looked at.
-    task, new = ("masked_lm", ["lm_predictions."]) if decoder else (None, ())
-    model, params = pretrained.build(config, tensors, task, new=new)
-    tokenizer = load_tokenizer(Path(run.prepared.tokenizer.path).parent if run else directory)
-    return Checkpoint(directory, model.config, params, tokenizer, run)
-
-
-def _sequences(model: Checkpoint, text: str | None, count: int) -> list[tuple]:
-    """(input_ids, segments) [L] of real text: of files, or else held out from the model's run.
-
-    Raises:
-        UserError: neither is there, or the text does not fill one sequence.
-    """
-    if text:
-        length = min(model.config.max_position_embeddings, _LONGEST)
-        rows = list(itertools.islice(_cut(model.tokenizer, text, length), count))
-        if not rows:
-            raise UserError(f"--text={text} does not fill one sequence of {length} tokens")
-        return [(row, np.ones_like(row)) for row in rows]
-    if not model.run:
-        raise UserError(f"--text is missing; {model.directory} is no run, and holds no text")
-    source = model.run.prepared.source(VALIDATION)
-    records = source.__getitems__(list(range(min(count, len(source)))))
-    return [(record["input_ids"], record["segment_ids"].astype(np.int32)) for record in records]
-
-
-def _cut(tokenizer: PretrainedTokenizer, text: str, length: int):
-    """Sequences of `length` of the documents' tokens, [CLS] first and [SEP] last; none shorter."""
-    limit = DataConfig().max_document_megabytes
-    for document in documents(text, DataConfig().text_field, limit, CorpusReport()):
-        for piece in document.pieces:
-            ids = tokenizer.encode(piece, add_special_tokens=False)
-            for start in range(0, len(ids) - length + 3, length - 2):
-                words = ids[start : start + length - 2]
-                yield np.array([tokenizer.cls_id, *words, tokenizer.sep_id], np.int32)
 
 
 def _directories(parsed, flag: str) -> list[Path]:

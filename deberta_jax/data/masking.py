@@ -35,7 +35,12 @@ def num_predictions(config: MaskingConfig, sequence_length: int) -> int:
     Raises:
         UserError: a field of `config` is out of range.
     """
-    _check(config, sequence_length)
+    check(config)
+    if not 0 <= config.num_predictions <= sequence_length:
+        raise UserError(
+            f"masking.num_predictions={config.num_predictions}: it has to be 0 to the sequence "
+            f"length, {sequence_length}"
+        )
     if config.num_predictions:
         return config.num_predictions
     # The tolerance keeps 0.15 * 40 = 6.000000000000001 from counting as 7.
@@ -43,15 +48,14 @@ def num_predictions(config: MaskingConfig, sequence_length: int) -> int:
     return min(-(-wanted // 8) * 8, sequence_length)
 
 
-def _check(config: MaskingConfig, sequence_length: int) -> None:
+def check(config: MaskingConfig) -> None:
+    """Raises `UserError` for a field that is out of range whatever the length."""
     for name, good, right in (
         ("rate", 0 < config.rate <= 1, "above 0, at most 1"),
         ("max_ngram", config.max_ngram >= 1, "1 or more"),
         ("mask_share", 0 <= config.mask_share <= 1, "0 to 1"),
         ("random_share", 0 <= config.random_share <= 1 - config.mask_share + 1e-9,
          "0 to 1 - mask_share"),
-        ("num_predictions", 0 <= config.num_predictions <= sequence_length,
-         f"0 to the sequence length, {sequence_length}"),
     ):  # fmt: skip
         if not good:
             raise UserError(f"masking.{name}={getattr(config, name)}: it has to be {right}")
@@ -249,6 +253,7 @@ class Masker:
     """Rows of packed text to batches with hidden targets (`mask_batch`)."""
 
     def __init__(self, config: MaskingConfig, tokenizer: Tokenizer, seed: int):
+        check(config)
         self._config, self._tokenizer, self._seed = config, tokenizer, seed
 
     @staticmethod

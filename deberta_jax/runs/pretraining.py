@@ -37,6 +37,7 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
     prepared = dataset.load(data_directory(config.data, workdir))
     check_data(config, prepared)
     objective = objectives.make(config, prepared.unigram_counts)
+    objective.batch_shapes(config.data.sequence_length, config.train.batch_size)
     plan = make_plan(config, objective, make_clockwork(config, prepared))
     claim_workdir(config, workdir)
     keep_tokenizer(prepared, workdir)

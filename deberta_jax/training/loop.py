@@ -36,7 +36,7 @@ def train(
         plan: what to drive (`make_plan`).
         config: a `deberta_jax.schema.Config`; read are `seed`, `train` and `profile`.
         workdir: where checkpoints, metrics and curves go.
-        train_batches: `sample -> iterator` of this process's rows of the batches after so many samples.
+        train_batches: `sample -> iterator` of this process's rows of the batches after so many.
         measure: `params -> {"eval/" + metric: value}`, the held-out metrics.
         flops_per_token: model FLOPs of a training token, for the MFU.
         initial_params: `() -> parameters` to begin with; None for random ones.

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -12,15 +13,17 @@ from deberta_jax.data.input import (
     train_batches,
     validation_batches,
 )
+from deberta_jax.data.masking import Masker, unmasked
 from deberta_jax.errors import UserError
 from tests.data.conftest import COMEDIES
 
-MASKING = MaskingConfig()
+MASKING = functools.partial(Masker, MaskingConfig())
 
 
 def train(prepared, count, *, start_step=0, batch_size=8, config=COMEDIES, **kwargs):
+    start = start_step * batch_size
     batches = train_batches(
-        prepared, config, MASKING, batch_size=batch_size, start_step=start_step, **kwargs
+        prepared, config, MASKING, batch_size=batch_size, start_sample=start, **kwargs
     )
     return list(itertools.islice(batches, count))
 
@@ -116,6 +119,22 @@ def test_rows_in_several_blocks_are_those_rows_and_nothing_else_is_read(
 def test_starting_at_a_step_is_iterating_to_it(prepared, seed, step):
     expected = train(prepared, step + 3, seed=seed)[step:]
     assert_same(train(prepared, 3, seed=seed, start_step=step), expected)
+
+
+@pytest.mark.parametrize(("before", "after"), [(8, 12), (12, 8), (5, 16)])
+def test_another_batch_size_neither_skips_nor_repeats(prepared, seed, before, after):
+    """An epoch that is read by two batch sizes, the second from where the first one stopped."""
+    records = prepared.metadata.splits["train"].sequences
+    read = 3 * before
+    first = train(prepared, 3, seed=seed, batch_size=before)
+    rest = train_batches(
+        prepared, COMEDIES, MASKING, batch_size=after, seed=seed, start_sample=read
+    )
+    rest = list(itertools.islice(rest, -(-(records - read) // after)))
+    rows = [tuple(row) for batch in [*first, *rest] for row in originals(batch)][:records]
+    source = prepared.source("train")
+    want = [tuple(record["input_ids"]) for record in source.__getitems__(list(range(records)))]
+    assert sorted(rows) == sorted(want)
 
 
 def test_a_far_step_is_as_near_as_any(prepared, seed):
@@ -228,17 +247,19 @@ def test_mistakes(prepared):
     with pytest.raises(UserError, match="batch_size=0"):
         train_batches(prepared, COMEDIES, MASKING, batch_size=0, seed=0)
     with pytest.raises(UserError, match=r"masking.rate=2"):
-        train_batches(prepared, COMEDIES, MaskingConfig(rate=2.0), batch_size=4, seed=0)
+        wrong = functools.partial(Masker, MaskingConfig(rate=2.0))
+        train_batches(prepared, COMEDIES, wrong, batch_size=4, seed=0)
 
 
 def test_without_masking_the_rows_are_the_text_itself(prepared):
     """The same rows in the same order, and nothing else; of both splits."""
-    plain = validation_batches(prepared, COMEDIES, None, batch_size=8, seed=3)
+    text = lambda tokenizer, seed: unmasked  # noqa: E731
+    plain = validation_batches(prepared, COMEDIES, text, batch_size=8, seed=3)
     for batch, masked in zip(plain, validation(prepared, batch_size=8, seed=3), strict=True):
         assert set(batch) == {"input_ids", "segment_ids", "position_ids"}
         for name in ("segment_ids", "position_ids"):
             np.testing.assert_array_equal(batch[name], masked[name])
         np.testing.assert_array_equal(batch["input_ids"], originals(masked))
-    plain = next(train_batches(prepared, COMEDIES, None, batch_size=8, seed=3, start_step=5))
+    plain = next(train_batches(prepared, COMEDIES, text, batch_size=8, seed=3, start_sample=40))
     (masked,) = train(prepared, 1, seed=3, start_step=5)
     np.testing.assert_array_equal(plain["input_ids"], originals(masked))

@@ -22,7 +22,8 @@ def _compiled(config):
     objective = MaskedLanguageModelling(config)
 
     def loss(params, batch, rng):
-        return objective.loss(params, batch, objective.weights(batch), rng)[0]
+        weights, train = objective.weights(batch), rng is not None
+        return objective.loss(params, batch, weights, rng, train)[0]
 
     return jax.jit(jax.value_and_grad(loss))
 
@@ -98,7 +99,7 @@ def test_flops_are_those_that_xla_counts_without_the_skew(seed):
     objective = MaskedLanguageModelling(config)
 
     def loss(p):
-        return objective.loss(p, batch, objective.weights(batch), None)[0]
+        return objective.loss(p, batch, objective.weights(batch), None, train=False)[0]
 
     counted = jax.jit(jax.grad(loss)).lower(params).compile().cost_analysis()["flops"]
     assert counted == pytest.approx(4 * masked_lm_flops(config, 40, 6), rel=0.15)

@@ -33,7 +33,7 @@ def text_batch(config, seed):
 def evaluated(objective, params, batch):
     """Metrics of one batch."""
     weights = objective.weights(batch)
-    _, sums = jax.jit(lambda p: objective.loss(p, batch, weights, None))(params)
+    _, sums = jax.jit(lambda p: objective.loss(p, batch, weights, None, train=False))(params)
     return {name: float(x) for name, x in objective.summarize(sums, weights).items()}
 
 

@@ -73,7 +73,7 @@ def test_the_loss_is_its_formula_over_what_counts(kind, seed):
     @jit
     def both(params, batch):
         weights = objective.weights(batch)
-        loss, sums = objective.loss(params, batch, weights, None)
+        loss, sums = objective.loss(params, batch, weights, None, train=False)
         return objective.logits(params, batch), loss, objective.summarize(sums, weights)
 
     logits, loss, metrics = both(params, batch)
@@ -124,7 +124,8 @@ def test_the_classifier_has_a_dropout_of_its_own(seed):
         settings = FinetuneConfig(classifier_dropout=rate)
         objective = FineTuning(config, "classification", 2, settings)
         params = nn.unbox(jit(objective.init)(jax.random.key(1)))
-        logits[rate] = jit(objective.logits)(params, batch, jax.random.key(seed))
+        dropped = jit(functools.partial(objective.logits, train=True))
+        logits[rate] = dropped(params, batch, jax.random.key(seed))
         plain = jit(objective.logits)(params, batch)
     np.testing.assert_allclose(logits[0.0], plain, atol=1e-6)
     assert np.abs(logits[0.5] - plain).max() > 1e-4

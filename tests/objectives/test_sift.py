@@ -124,7 +124,7 @@ def test_weight_zero_is_the_plain_loss_exactly_and_another_adds_to_it(pair, seed
         objective = FineTuning(model.config, "classification", 3, settings)
 
         def value(params):
-            return objective.loss(params, batch, objective.weights(batch), rng)
+            return objective.loss(params, batch, objective.weights(batch), rng, train=True)
 
         (total, sums), gradients = jit(jax.value_and_grad(value, has_aux=True))(params)
         return float(total), sums, gradients

@@ -7,30 +7,21 @@ scores, with mean, standard deviation and median, are in `results.json`. Run aga
 continues where it stopped.
 """
 
-import dataclasses
 import sys
 
 import jax
 from absl import flags
 
-from deberta_jax import command
+from deberta_jax import api, command
 from deberta_jax.evaluation import result_tables
-from deberta_jax.runs.finetuning import finetune_seed, open_session
 
 
 def main(parsed) -> None:
-    config, workdir = command.config(parsed), command.workdir(parsed)
-    if parsed.init:
-        train = dataclasses.replace(config.train, init=parsed.init)
-        config = dataclasses.replace(config, train=train)
-    session = open_session(config)
-    found = {}
-    for seed in range(config.seed, config.seed + parsed.seeds):
-        found[seed] = finetune_seed(session, seed, workdir / f"seed_{seed}")
-        if found[seed] is None:
-            sys.exit(command.STOPPED)
+    workdir = command.workdir(parsed)
+    scores = api.finetune(command.config(parsed), workdir, init=parsed.init, seeds=parsed.seeds)
+    if scores is None:
+        sys.exit(command.STOPPED)
     if jax.process_index() == 0:
-        result_tables.write(workdir, config.task.name, found)
         print(result_tables.of_task(workdir))
 
 

@@ -2,15 +2,11 @@
 
 from absl import flags
 
-from deberta_jax import command
-from deberta_jax.data.dataset import data_directory
-from deberta_jax.preparation import pipeline
+from deberta_jax import api, command
 
 
 def main(parsed) -> None:
-    config, workdir = command.config(parsed), command.workdir(parsed)
-    directory = data_directory(config.data, workdir)
-    pipeline.prepare(config.data, directory, overwrite=parsed.overwrite)
+    api.prepare(command.config(parsed), command.workdir(parsed), overwrite=parsed.overwrite)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ uninterrupted run has, bit for bit.
 
 import sys
 
-from deberta_jax import command
-from deberta_jax.runs.pretraining import pretrain
+from deberta_jax import api, command
 
 
 def main(parsed) -> None:
-    if pretrain(command.config(parsed), command.workdir(parsed)) is None:
+    if api.train(command.config(parsed), command.workdir(parsed)) is None:
         sys.exit(command.STOPPED)
 
 

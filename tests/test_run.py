@@ -415,7 +415,7 @@ def test_pre_training_goes_on_from_a_checkpoint(data, whole, export, tmp_path):
 def test_a_checkpoint_of_another_model_lists_what_differs(data, export):
     config = configured(data, train={"init": str(export)}, model={"num_hidden_layers": 3})
     with pytest.raises(UserError, match="num_hidden_layers: 2 there, 3 here"):
-        pretraining.initial_params(config)
+        pretraining.initial_params(config, objectives.make(config))
 
 
 @pytest.fixture(scope="session")

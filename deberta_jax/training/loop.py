@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from deberta_jax.parallel import sharding
-from deberta_jax.report.run_curves import plot_curves
 from deberta_jax.training import summary
 from deberta_jax.training.best import Best
 from deberta_jax.training.checkpoints import Checkpoints
@@ -125,8 +124,6 @@ def train(
                     break
         recorder.note(profiler.stop(state.step))
         checkpoints.wait()
-        if jax.process_index() == 0:
-            plot_curves(workdir)
         if best.exhausted:
             recorder.note(f"stopped early at step {step}: the best was at step {best.step}")
         if not held_out:

@@ -8,7 +8,7 @@ import pytest
 from configs.sweeps import ablation, v2_ladder
 from deberta_jax import schema
 from deberta_jax.errors import UserError
-from deberta_jax.sweep import check
+from deberta_jax.sweeps.driver import check
 from tests.sweeps.files import as_trained, read, write
 
 ROOT = Path(__file__).parents[2]

@@ -75,7 +75,7 @@ def encoder_ours(arguments):
 
     host_memory.keep()  # as every verb does
     model, params = deberta_jax.load_pretrained(arguments.checkpoint)
-    model = model.clone(config=dataclasses.replace(model.config, unroll=arguments.layers))
+    model = model.clone(compute=dataclasses.replace(model.compute, unroll=arguments.layers))
     ids, weight = encoder_inputs(arguments)
 
     def loss(params):

@@ -24,6 +24,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from deberta_jax.errors import UserError
 from deberta_jax.estimates.cost import Estimate, estimate_function, prepare
 from deberta_jax.model.attention import DisentangledSelfAttention
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.encoder import Layer
 from deberta_jax.model.flops import layer_flops
@@ -35,17 +36,20 @@ V1 = dict(model_type="deberta", share_att_key=False, norm_rel_ebd="none", positi
 BERT = dict(pos_att_type=(), position_biased_input=True)
 
 
-def model_config(width: str, dropout: float = 0.0, **fields) -> ModelConfig:
+def configs(
+    width: str, dropout: float = 0.0, attention: str = "auto", remat: str = "none", **fields
+) -> tuple[ModelConfig, ComputeConfig]:
+    """A model of that width in bfloat16."""
     hidden_size, heads = WIDTHS[width]
-    return ModelConfig(
+    model = ModelConfig(
         hidden_size=hidden_size,
         num_attention_heads=heads,
         intermediate_size=4 * hidden_size,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
-        dtype="bfloat16",
         **fields,
     )
+    return model, ComputeConfig(dtype="bfloat16", attention=attention, remat=remat)
 
 
 def xla_attention(query_BHLD, key_BHLD, value_BHLD, segments_BL):
@@ -100,9 +104,9 @@ def with_attention(attend):
     return nn.intercept_methods(intercept)
 
 
-def layer_program(config: ModelConfig, deterministic: bool, attend=None):
+def layer_program(config: ModelConfig, compute: ComputeConfig, deterministic: bool, attend=None):
     """(function, arguments): a layer's output and gradients."""
-    layer = Layer(config, deterministic)
+    layer = Layer(config, compute, deterministic)
     wide = jax.ShapeDtypeStruct((BATCH, LENGTH, config.hidden_size), jnp.bfloat16)
     rows = jax.ShapeDtypeStruct((2 * config.relative_span, config.hidden_size), jnp.bfloat16)
     segments_BL = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
@@ -177,8 +181,8 @@ def main() -> None:
 def print_row(title, label, measured, width, fields, attend, told) -> None:
     """Adds the row's cycles to `measured`, by label, and prints its line of the table."""
     try:
-        config = model_config(width, told.dropout, **fields)
-        program = layer_program(config, told.dropout == 0, attend)
+        config, compute = configs(width, told.dropout, **fields)
+        program = layer_program(config, compute, told.dropout == 0, attend)
         estimate = estimate_function(*program, told.chip)
     except (UserError, jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         print(f"| {title} | {str(error).splitlines()[0][:200]} |")

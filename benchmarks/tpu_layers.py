@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from benchmarks.tpu_layer import BATCH, LENGTH, WIDTHS, megacycles, model_config
+from benchmarks.tpu_layer import BATCH, LENGTH, WIDTHS, configs, megacycles
 from deberta_jax.estimates.cost import estimate_function, prepare
 from deberta_jax.model.encoder import Encoder
 from deberta_jax.parallel.chips import CHIPS
@@ -22,9 +22,9 @@ from deberta_jax.parallel.chips import CHIPS
 DROPOUT = 0.1
 
 
-def layers_program(config):
+def layers_program(config, compute):
     """(function, arguments): gradients of all layers but the last by their parameters and input."""
-    encoder = Encoder(config, deterministic=False)
+    encoder = Encoder(config, compute, deterministic=False)
     tokens = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
     hidden = jax.ShapeDtypeStruct((BATCH, LENGTH, config.hidden_size), jnp.bfloat16)
 
@@ -55,11 +55,12 @@ def main() -> None:
     prepare()
     print("| remat | unroll | kernels | matmuls | other | Mcycles a layer | GiB | compiled in, s |")
     print(f"|{'---|' * 8}")
-    base = model_config(told.width, DROPOUT, attention="tpu", unroll=told.unroll)
+    base, compute = configs(told.width, DROPOUT, attention="tpu")
+    config = dataclasses.replace(base, num_hidden_layers=told.layers + 1)
     for remat in told.remat:
         start = time.time()
-        config = dataclasses.replace(base, num_hidden_layers=told.layers + 1, remat=remat)
-        found = estimate_function(*layers_program(config), told.chip)
+        own = dataclasses.replace(compute, remat=remat, unroll=told.unroll)
+        found = estimate_function(*layers_program(config, own), told.chip)
         cells = [f"{cycles / told.layers:.2f}" for cycles in megacycles(found)]
         cells += [f"{found.peak_bytes / 2**30:.2f}", f"{time.time() - start:.0f}"]
         print(f"| {remat} | {told.unroll} | {' | '.join(cells)} |", flush=True)

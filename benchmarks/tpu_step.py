@@ -22,16 +22,16 @@ from benchmarks.tpu_layer import (
     BERT,
     LENGTH,
     V1,
+    configs,
     flash_attention,
     megacycles,
-    model_config,
     with_attention,
 )
 from deberta_jax import compile
 from deberta_jax.data.config import DataConfig, MaskingConfig
 from deberta_jax.errors import UserError
 from deberta_jax.estimates.cost import estimate_lowered, prepare, tpu_devices
-from deberta_jax.objectives.mlm import MaskedLanguageModelling
+from deberta_jax.model.flops import masked_lm_flops
 from deberta_jax.parallel.chips import CHIPS, chip_named
 from deberta_jax.schema import Config
 from deberta_jax.training.config import TrainConfig
@@ -49,10 +49,11 @@ ROWS = {
 }
 
 
-def lower_step(config, chip: str, attend=None) -> jax.stages.Lowered:
+def lower_step(config, compute, chip: str, attend=None) -> jax.stages.Lowered:
     """The training step of one chip, not yet compiled."""
     run = Config(
         model=config,
+        compute=compute,
         data=DataConfig(sequence_length=LENGTH),
         masking=MaskingConfig(num_predictions=PREDICTIONS),
         train=TrainConfig(batch_size=BATCH),
@@ -85,15 +86,14 @@ def main() -> None:
 def print_row(label, fields, attend, baseline, told) -> float | None:
     """Prints the row's line of the table; returns its cycles."""
     try:
-        config = dataclasses.replace(
-            model_config("base", 0.1, **fields), num_hidden_layers=told.layers, remat=told.remat
-        )
-        estimate = estimate_lowered(lower_step(config, told.chip, attend), told.chip)
+        config, compute = configs("base", 0.1, remat=told.remat, **fields)
+        config = dataclasses.replace(config, num_hidden_layers=told.layers)
+        estimate = estimate_lowered(lower_step(config, compute, told.chip, attend), told.chip)
     except (UserError, jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         print(f"| {label} | {str(error).splitlines()[0][:200]} |")
         return None
     tokens = BATCH * LENGTH
-    flops = MaskedLanguageModelling(config).flops_per_token(LENGTH, PREDICTIONS) * tokens
+    flops = masked_lm_flops(config, LENGTH, PREDICTIONS) * BATCH
     cells = [f"{cycles:.2f}" for cycles in megacycles(estimate)]
     cells += [f"{estimate.seconds * 1e3:.1f}", f"{tokens / estimate.seconds:,.0f}"]
     cells.append(f"{estimate.cycles / baseline:.3f}" if baseline else "1.000")

@@ -31,8 +31,8 @@ def get_config():
     config.model.max_relative_positions = 512
     config.model.share_att_key = False
     config.model.norm_rel_ebd = "none"
-    config.model.dtype = "bfloat16"
-    config.model.remat = "dots"
+    config.compute.dtype = "bfloat16"
+    config.compute.remat = "dots"
 
     config.train.duration = "1M steps"
     config.train.batch_size = 2048

@@ -19,7 +19,7 @@ def get_config():
     config.model.num_hidden_layers = 24
     config.model.num_attention_heads = 16
     config.model.intermediate_size = 4096
-    config.model.remat = "dots"
+    config.compute.remat = "dots"
     config.mesh.fsdp = -1
     config.mesh.data = 1
     return config

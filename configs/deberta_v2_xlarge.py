@@ -30,8 +30,8 @@ def get_config():
     config.model.norm_rel_ebd = "layer_norm"
     config.model.conv_kernel_size = 3
     config.model.conv_act = "gelu"
-    config.model.dtype = "bfloat16"
-    config.model.remat = "dots"
+    config.compute.dtype = "bfloat16"
+    config.compute.remat = "dots"
 
     config.train.duration = "1M steps"
     config.train.batch_size = 2048

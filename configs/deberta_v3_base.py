@@ -30,8 +30,8 @@ def get_config():
     config.model.max_relative_positions = 512
     config.model.share_att_key = True
     config.model.norm_rel_ebd = "layer_norm"
-    config.model.dtype = "bfloat16"
-    config.model.remat = "dots"
+    config.compute.dtype = "bfloat16"
+    config.compute.remat = "dots"
 
     config.train.duration = "500k steps"
     config.train.batch_size = 8192

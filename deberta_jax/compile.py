@@ -56,8 +56,9 @@ def main(parsed) -> None:
     best = min(fitting, key=lambda one: one.step_seconds / one.job.batch_size, default=None)
     if parsed.fit and best and not parsed.quick:
         print(
-            f"fastest: model.remat={best.job.remat}, {best.job.batch_size // best.job.batch_ways} "
-            f"sequences a device (train.batch_size={best.job.batch_size})\n{best.describe()}"
+            f"fastest: compute.remat={best.job.remat}, "
+            f"{best.job.batch_size // best.job.batch_ways} sequences a device "
+            f"(train.batch_size={best.job.batch_size})\n{best.describe()}"
         )
     if parsed.json:
         found = [one.to_dict() for one in reports]
@@ -139,12 +140,12 @@ def fit(config: Config, topology: str, slices: int = 1) -> list[Report]:
 
 
 def _largest(config: Config, remat: str, topology: str, slices: int) -> Report:
-    model = dataclasses.replace(config.model, remat=remat)
+    compute = dataclasses.replace(config.compute, remat=remat)
 
     def at(sequences: int, ways: int) -> Report:
         train = dataclasses.replace(config.train, batch_size=sequences * ways, microbatches=1)
         return compile_step(
-            dataclasses.replace(config, model=model, train=train), topology, slices
+            dataclasses.replace(config, compute=compute, train=train), topology, slices
         )  # fmt: skip
 
     devices = len(tpu_devices(topology)) * slices
@@ -222,7 +223,7 @@ def _job(config: Config, plan: Plan, topology: str, slices: int) -> Job:
         batch_size=config.train.batch_size,
         sequence_length=length,
         microbatches=config.train.microbatches,
-        remat=config.model.remat,
+        remat=config.compute.remat,
         steps=plan.clockwork.total_steps,
         flops_per_token=objective.flops_per_token(length),
         parameter_bytes=sum(map(_bytes, jax.tree.leaves(plan.abstract.params))),

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from deberta_jax.data.config import DataConfig, MaskingConfig
 from deberta_jax.data.tasks.config import TaskConfig
 from deberta_jax.errors import UserError
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.objectives.config import FinetuneConfig
 from deberta_jax.parallel.mesh import MeshConfig
@@ -33,8 +34,10 @@ class Config:
     # ("mlm_clm"); or, fine-tuning, "classification", "regression", "multiple_choice", "span"
     # (extractive question answering), "token_classification".
     objective: str = "mlm"
-    # The architecture.
+    # The architecture: what a checkpoint is.
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    # How it is computed.
+    compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     # From text to packed sequences.
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     # Which tokens become targets.

@@ -15,7 +15,7 @@ from deberta_jax.parallel.mesh import MeshConfig
 from tests.tpu_compiler import compile_for_pod, compiled_for_tpu, sizes
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("--config=configs/quickstart.py", "--config.model.dtype=bfloat16")
+SMALL = ("--config=configs/quickstart.py", "--config.compute.dtype=bfloat16")
 # The JSON has at least these.
 KEYS = {
     "fits",

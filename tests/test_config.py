@@ -140,7 +140,7 @@ def test_the_command_lists_every_field_with_its_value():
         ("--config.train.batch_size=many", ["config.train.batch_size=many", "type int"]),
         ("--config.train.batch_size=2.5", ["config.train.batch_size=2.5", "type int"]),
         ("--config.model.hidden_size=65", ["model.hidden_size 65", "model.num_attention_heads 2"]),
-        ("--config.model.dtype=float64", ["model.dtype is 'float64'", "'bfloat16'"]),
+        ("--config.compute.dtype=float64", ["compute.dtype is 'float64'", "'bfloat16'"]),
         ("--learning_rate=3", ["learning_rate"]),
         ("learning_rate=3", ["'learning_rate=3' is no flag"]),
     ],

@@ -68,8 +68,8 @@ def tiny(config):
     config.model.attention_probs_dropout_prob = 0.0
     # Wider than for a wide model: at 0.02 the RoBERTa-like one is slow to leave the unigram loss.
     config.model.initializer_range = 0.06
-    config.model.dtype = "float32"
-    config.model.remat = "none"
+    config.compute.dtype = "float32"
+    config.compute.remat = "none"
 
     config.train.duration = "2000 steps"
     config.train.batch_size = 16

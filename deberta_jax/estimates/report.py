@@ -211,7 +211,7 @@ class Report:
         activations = self.hbm_bytes - state
         found = []
         if job.remat != "full":
-            found.append('--config.model.remat="full" (fewer activations kept)')
+            found.append('--config.compute.remat="full" (fewer activations kept)')
         parts = job.microbatches
         most = job.batch_size // job.batch_ways
         while (

@@ -1,6 +1,5 @@
 """Released tensors to our parameters and back: every one accounted for, no value changed."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from deberta_jax.errors import UserError
 from deberta_jax.interop.config_json import CLASSIFIERS, label_fields, write_config
 from deberta_jax.interop.files import write_tensors
 from deberta_jax.interop.names import HEAD_NAMES, POSITION_TABLE, entries
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.heads import Deberta
 from deberta_jax.model.task_heads import TASKS, task_of
@@ -50,8 +50,8 @@ def build(
     """
     if task not in TASKS:
         raise UserError(f"task is {task!r}; it must be one of {', '.join(map(str, TASKS))}")
-    config = dataclasses.replace(config, dtype=dtype)
-    model = TASKS[task](config, **_label_options(task, tensors, num_labels))
+    compute = ComputeConfig(dtype=dtype)
+    model = TASKS[task](config, compute, **_label_options(task, tensors, num_labels))
     return model, from_state_dict(model, tensors, new=new, ignore=ignore, seed=seed)
 
 

@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec
 
 from deberta_jax.kernels import device, disentangled_attention
 from deberta_jax.kernels.relative import Relative
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.dropout import Dropout
 from deberta_jax.model.layers import bias, weight
@@ -26,20 +27,21 @@ class DisentangledSelfAttention(nn.Module):
     """
 
     config: ModelConfig
+    compute: ComputeConfig = ComputeConfig()
     deterministic: bool = True
 
     def setup(self):
         c = self.config
         heads = (c.num_attention_heads, c.head_size)
         self.qkv_kernel = weight(
-            self, "qkv_kernel", c, (c.hidden_size, 3, *heads), ("embed", None, "heads", "head")
+            self, "qkv_kernel", (c.hidden_size, 3, *heads), ("embed", None, "heads", "head")
         )
         if c.model_type == "deberta":
-            q_bias = bias(self, "q_bias", c, heads, ("heads", "head"))
-            v_bias = bias(self, "v_bias", c, heads, ("heads", "head"))
+            q_bias = bias(self, "q_bias", heads, ("heads", "head"))
+            v_bias = bias(self, "v_bias", heads, ("heads", "head"))
             self.qkv_bias = jnp.stack([q_bias, jnp.zeros_like(q_bias), v_bias])
         else:
-            self.qkv_bias = bias(self, "qkv_bias", c, (3, *heads), (None, "heads", "head"))
+            self.qkv_bias = bias(self, "qkv_bias", (3, *heads), (None, "heads", "head"))
         self._setup_relative(heads)
         self.relative_dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
 
@@ -50,12 +52,12 @@ class DisentangledSelfAttention(nn.Module):
             return
         shape, axes = (c.hidden_size, *heads), ("embed", "heads", "head")
         if "c2p" in c.pos_att_type:
-            self.pos_key_kernel = weight(self, "pos_key_kernel", c, shape, axes)
+            self.pos_key_kernel = weight(self, "pos_key_kernel", shape, axes)
             if c.model_type != "deberta":
-                self.pos_key_bias = bias(self, "pos_key_bias", c, heads, axes[1:])
+                self.pos_key_bias = bias(self, "pos_key_bias", heads, axes[1:])
         if "p2c" in c.pos_att_type:
-            self.pos_query_kernel = weight(self, "pos_query_kernel", c, shape, axes)
-            self.pos_query_bias = bias(self, "pos_query_bias", c, heads, axes[1:])
+            self.pos_query_kernel = weight(self, "pos_query_kernel", shape, axes)
+            self.pos_query_bias = bias(self, "pos_query_bias", heads, axes[1:])
 
     def __call__(
         self,
@@ -108,7 +110,7 @@ class DisentangledSelfAttention(nn.Module):
             dropout_rng=self.make_rng("dropout") if rate else None,
             causal=c.causal,
             biases_3HD=self.qkv_bias,
-            implementation=c.attention,
+            implementation=self.compute.attention,
             partition=PartitionSpec(
                 *splitting_axes(("batch", "length", "heads", "head"), query.shape)
             ),

@@ -9,19 +9,12 @@ _CHOICES = {
     "norm_rel_ebd": ("none", "layer_norm"),
     "hidden_act": ("gelu", "gelu_new", "relu", "tanh"),
     "conv_act": ("gelu", "gelu_new", "relu", "tanh"),
-    "dtype": ("float32", "bfloat16"),
-    "remat": ("none", "dots", "full"),
-    "attention": ("auto", "xla", "tpu", "gpu", "cpu"),
 }
 
 
-# The fields that decide what a checkpoint's tensors mean; the others may change between runs.
-ARCHITECTURE = (
-    "model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-    "intermediate_size", "hidden_act", "max_position_embeddings", "position_biased_input",
-    "enhanced_mask_decoder", "pos_att_type", "max_relative_positions", "position_buckets",
-    "share_att_key", "norm_rel_ebd", "conv_kernel_size", "layer_norm_eps",
-)  # fmt: skip
+def _varies(default):
+    """A field that runs on the same parameters may vary: it decides no tensor's meaning."""
+    return dataclasses.field(default=default, metadata={"varies": True})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +39,9 @@ class ModelConfig:
     # Activation of the feed-forward layer and of the prediction head.
     hidden_act: str = "gelu"
     # Dropout of embeddings, relative embeddings and every residual branch.
-    hidden_dropout_prob: float = 0.1
+    hidden_dropout_prob: float = _varies(0.1)
     # Dropout of the attention probabilities.
-    attention_probs_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = _varies(0.1)
     # Rows of the absolute position table (EMD, or the input where position_biased_input).
     max_position_embeddings: int = 512
     # Add absolute positions to the input, as BERT does. It turns the mask decoder's off.
@@ -66,25 +59,15 @@ class ModelConfig:
     # "layer_norm": normalise the relative embeddings once (v2, v3). "none": v1.
     norm_rel_ebd: str = "layer_norm"
     # No token sees a later one (auto-regressive models: objective "clm").
-    causal: bool = False
+    causal: bool = _varies(False)
     # Kernel of the convolution beside the first layer (v2: 3). 0: no convolution.
     conv_kernel_size: int = 0
     # Activation of that convolution.
     conv_act: str = "gelu"
     # Standard deviation of the initial weights.
-    initializer_range: float = 0.02
+    initializer_range: float = _varies(0.02)
     # Epsilon of every LayerNorm.
     layer_norm_eps: float = 1e-7
-    # Type that activations are computed in; parameters are always float32.
-    dtype: str = "float32"
-    # What a layer's backward pass recomputes: "none"; "dots", all but matmuls, attention and sums
-    # that are normalised; "full".
-    remat: str = "none"
-    # Layers of one trip of the loop over layers. All of them make a program that runs faster,
-    # for nothing is stacked, and compiles many times longer.
-    unroll: int = 1
-    # Which attention implementation runs; "auto" takes the fastest for the platform.
-    attention: str = "auto"
 
     def __post_init__(self):
         for field, choices in _CHOICES.items():
@@ -93,7 +76,7 @@ class ModelConfig:
                 raise UserError(f"model.{field} is {value!r}; it must be one of {choices}")
         for field in (
             "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-            "intermediate_size", "max_position_embeddings", "max_relative_positions", "unroll",
+            "intermediate_size", "max_position_embeddings", "max_relative_positions",
         ):  # fmt: skip
             if getattr(self, field) < 1:
                 raise UserError(f"model.{field} is {getattr(self, field)}; it must be at least 1")
@@ -113,11 +96,20 @@ class ModelConfig:
             raise UserError(
                 f"model.conv_kernel_size is {self.conv_kernel_size}; it must be 0 or an odd number"
             )
+        if self.position_buckets < 0 or self.position_buckets == 1:
+            raise UserError(
+                f"model.position_buckets is {self.position_buckets}; it must be 0 or at least 2"
+            )
         if self.position_buckets and self.position_buckets // 2 >= self.max_relative_positions:
             raise UserError(
                 f"model.position_buckets {self.position_buckets} must be less than twice "
                 f"model.max_relative_positions {self.max_relative_positions}; or 0 for no buckets"
             )
+
+    def architecture(self) -> dict[str, object]:
+        """The fields that decide what a checkpoint's tensors mean, by name."""
+        fields = dataclasses.fields(self)
+        return {f.name: getattr(self, f.name) for f in fields if "varies" not in f.metadata}
 
     @property
     def head_size(self) -> int:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from deberta_jax.model.attention import DisentangledSelfAttention
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.dropout import Dropout
 from deberta_jax.model.layers import (
@@ -39,14 +40,17 @@ class Embeddings(nn.Module):
     """Lookup -> (+ absolute positions) -> LayerNorm -> zero the padding -> dropout."""
 
     config: ModelConfig
+    compute: ComputeConfig = ComputeConfig()
     deterministic: bool = True
 
     def setup(self):
-        c = self.config
-        self.word_embeddings = Embedding(c, c.vocab_size, VOCABULARY_TABLE)
+        c, compute = self.config, self.compute
+        self.word_embeddings = Embedding(c, compute, c.vocab_size, VOCABULARY_TABLE)
         if c.position_biased_input or c.decodes_with_emd:
-            self.position_embeddings = Embedding(c, c.max_position_embeddings, (None, "embed"))
-        self.norm = LayerNorm(c)
+            self.position_embeddings = Embedding(
+                c, compute, c.max_position_embeddings, (None, "embed")
+            )
+        self.norm = LayerNorm(c, compute)
         self.dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
 
     def __call__(self, input_ids_BL, position_ids_BL, segments_BL):
@@ -54,13 +58,14 @@ class Embeddings(nn.Module):
         if self.config.position_biased_input:
             hidden_BLE += self.position_embeddings(position_ids_BL)
         hidden_BLE = self.norm(hidden_BLE) * (segments_BL > 0)[..., None]
-        return constrain(self.dropout(hidden_BLE.astype(self.config.dtype)))
+        return constrain(self.dropout(hidden_BLE.astype(self.compute.dtype)))
 
 
 class Layer(nn.Module):
     """One post-norm Transformer layer. With `queries_BPE`, those are the residual stream."""
 
     config: ModelConfig
+    compute: ComputeConfig = ComputeConfig()
     deterministic: bool = True
 
     @nn.compact
@@ -72,24 +77,28 @@ class Layer(nn.Module):
         queries_BPE=None,
         query_positions_BP=None,
     ):
-        c = self.config
+        c, compute = self.config, self.compute
         rows = distance_rows(c, segments_BL.shape[1], segments_BL.shape[1])
-        context = DisentangledSelfAttention(c, self.deterministic, name="attention")(
+        context = DisentangledSelfAttention(c, compute, self.deterministic, name="attention")(
             hidden_BLE, segments_BL, relative_RE, rows, queries_BPE, query_positions_BP
         )
         context = context.reshape(*context.shape[:2], c.hidden_size)
         residual = hidden_BLE if queries_BPE is None else queries_BPE
         dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
 
-        output = Dense(c, c.hidden_size, ("heads", "embed"), name="attention_output")(context)
+        output = Dense(c, compute, c.hidden_size, ("heads", "embed"), name="attention_output")(
+            context
+        )
         output = dropout(output)
-        residual = constrain(LayerNorm(c, name="attention_norm")(residual + output))
+        residual = constrain(LayerNorm(c, compute, name="attention_norm")(residual + output))
 
-        inner = Dense(c, c.intermediate_size, ("embed", "mlp"), name="intermediate")(residual)
+        inner = Dense(c, compute, c.intermediate_size, ("embed", "mlp"), name="intermediate")(
+            residual
+        )
         inner = ACTIVATIONS[c.hidden_act](inner)
-        output = Dense(c, c.hidden_size, ("mlp", "embed"), name="output")(inner)
+        output = Dense(c, compute, c.hidden_size, ("mlp", "embed"), name="output")(inner)
         output = dropout(output)
-        return constrain(LayerNorm(c, name="output_norm")(residual + output))
+        return constrain(LayerNorm(c, compute, name="output_norm")(residual + output))
 
 
 class Convolution(nn.Module):
@@ -100,6 +109,7 @@ class Convolution(nn.Module):
     """
 
     config: ModelConfig
+    compute: ComputeConfig = ComputeConfig()
     deterministic: bool = True
 
     @nn.compact
@@ -107,8 +117,8 @@ class Convolution(nn.Module):
         c = self.config
         taps = c.conv_kernel_size
         shape = (taps, c.hidden_size, c.hidden_size)
-        kernel_TEF = weight(self, "kernel", c, shape, (None, "embed", None))
-        output = bias(self, "bias", c, (c.hidden_size,), ("norm",))
+        kernel_TEF = weight(self, "kernel", shape, (None, "embed", None))
+        output = bias(self, "bias", (c.hidden_size,), ("norm",))
         for tap in range(taps // 2 + 1 if c.causal else taps):
             offset = tap - taps // 2
             same = (_shifted(segments_BL, offset) == segments_BL)[..., None]
@@ -116,7 +126,7 @@ class Convolution(nn.Module):
         valid = (segments_BL > 0)[..., None]
         dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
         output = ACTIVATIONS[c.conv_act](dropout(jnp.where(valid, output, 0)))
-        output = LayerNorm(c, name="norm")(layer_output_BLE + output)
+        output = LayerNorm(c, self.compute, name="norm")(layer_output_BLE + output)
         return constrain(output * valid)
 
 
@@ -136,20 +146,21 @@ class Encoder(nn.Module):
     """
 
     config: ModelConfig
+    compute: ComputeConfig = ComputeConfig()
     deterministic: bool = True
 
     def setup(self):
-        c, deterministic = self.config, self.deterministic
+        c, compute, deterministic = self.config, self.compute, self.deterministic
         if c.pos_att_type:
-            self.relative_embeddings = Embedding(c, 2 * c.relative_span, (None, "embed"))
+            self.relative_embeddings = Embedding(c, compute, 2 * c.relative_span, (None, "embed"))
             if c.norm_rel_ebd == "layer_norm":
-                self.relative_norm = LayerNorm(c)
+                self.relative_norm = LayerNorm(c, compute)
         if c.conv_kernel_size:
-            self.first_layer = Layer(c, deterministic)
-            self.convolution = Convolution(c, deterministic)
+            self.first_layer = Layer(c, compute, deterministic)
+            self.convolution = Convolution(c, compute, deterministic)
         layer = Layer
-        if c.remat != "none":
-            layer = nn.remat(Layer, policy=_REMAT_POLICIES[c.remat], prevent_cse=False)
+        if compute.remat != "none":
+            layer = nn.remat(Layer, policy=_REMAT_POLICIES[compute.remat], prevent_cse=False)
         if scanned := c.num_hidden_layers - 1 - bool(c.conv_kernel_size):
             self.layers = nn.scan(
                 _ScannedLayer,
@@ -157,10 +168,10 @@ class Encoder(nn.Module):
                 split_rngs={"params": True, "dropout": True},
                 in_axes=nn.broadcast,
                 length=scanned,
-                unroll=min(c.unroll, scanned),
+                unroll=min(compute.unroll, scanned),
                 metadata_params={nn.PARTITION_NAME: "layers"},
-            )(c, deterministic, layer)
-        self.last_layer = layer(c, deterministic)
+            )(c, compute, deterministic, layer)
+        self.last_layer = layer(c, compute, deterministic)
 
     def relative(self):
         """Relative embeddings [R, E], normalised where the model does; None without a term."""
@@ -197,10 +208,11 @@ class _ScannedLayer(nn.Module):
     """A layer in the form of a scan's body: carry in, (carry, nothing) out."""
 
     config: ModelConfig
+    compute: ComputeConfig
     deterministic: bool
     layer: type[nn.Module]
 
     @nn.compact
     def __call__(self, hidden_BLE, segments_BL, relative_RE):
-        layer = self.layer(self.config, self.deterministic, name="layer")
+        layer = self.layer(self.config, self.compute, self.deterministic, name="layer")
         return layer(hidden_BLE, segments_BL, relative_RE), None

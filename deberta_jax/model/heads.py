@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.encoder import Embeddings, Encoder
 from deberta_jax.model.layers import ACTIVATIONS, Dense, LayerNorm, bias
@@ -16,12 +17,13 @@ class MaskedLMHead(nn.Module):
     """Dense -> activation -> LayerNorm; the tied word embedding and a bias make the logits."""
 
     config: ModelConfig
+    compute: ComputeConfig = ComputeConfig()
 
     def setup(self):
-        c = self.config
-        self.dense = Dense(c, c.hidden_size, ("embed", None))
-        self.norm = LayerNorm(c)
-        self.output_bias = bias(self, "bias", c, (c.vocab_size,), ("vocab",))
+        c, compute = self.config, self.compute
+        self.dense = Dense(c, compute, c.hidden_size, ("embed", None))
+        self.norm = LayerNorm(c, compute)
+        self.output_bias = bias(self, "bias", (c.vocab_size,), ("vocab",))
 
     def transform(self, hidden_BPE):
         """What the word embeddings are multiplied with, [B, P, E]."""
@@ -36,11 +38,12 @@ class Deberta(nn.Module):
     """The bare model. `apply` gives the last hidden state of every token."""
 
     config: ModelConfig
+    compute: ComputeConfig = ComputeConfig()
     deterministic: bool = True
 
     def setup(self):
-        self.embeddings = Embeddings(self.config, self.deterministic)
-        self.encoder = Encoder(self.config, self.deterministic)
+        self.embeddings = Embeddings(self.config, self.compute, self.deterministic)
+        self.encoder = Encoder(self.config, self.compute, self.deterministic)
 
     def __call__(
         self,
@@ -88,7 +91,7 @@ class DebertaForMaskedLM(Deberta):
 
     def setup(self):
         super().setup()
-        self.lm_head = MaskedLMHead(self.config)
+        self.lm_head = MaskedLMHead(self.config, self.compute)
 
     def __call__(
         self,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from deberta_jax.kernels.layer_norm import layer_norm
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.parallel.layout import splitting_axes
 
@@ -35,19 +36,19 @@ ACTIVATIONS = {
 }
 
 
-def weight(module: nn.Module, name: str, config: ModelConfig, shape, axes):
-    """A float32 parameter with logical axis names, cast to the type that the model computes in.
+def weight(module: nn.Module, name: str, shape, axes):
+    """A float32 parameter with logical axis names, cast to the type that the module computes in.
 
     It comes with its whole "embed" axis, gathered after the cast. Left to itself the compiler may
     rather move parts of activations around, in many small products.
     """
-    return _gathered(_parameter(module, name, config, shape, axes), axes)
+    return _gathered(_parameter(module, name, shape, axes), axes)
 
 
-def _parameter(module, name, config, shape, axes):
-    init = nn.initializers.normal(config.initializer_range)
+def _parameter(module, name, shape, axes):
+    init = nn.initializers.normal(module.config.initializer_range)
     value = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
-    return value.astype(config.dtype)
+    return value.astype(module.compute.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -74,15 +75,16 @@ def _laid_out(value, axes):
     return jax.lax.with_sharding_constraint(value, spec)
 
 
-def bias(module: nn.Module, name: str, config: ModelConfig, shape, axes):
+def bias(module: nn.Module, name: str, shape, axes):
     init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
-    return module.param(name, init, shape, jnp.float32).astype(config.dtype)
+    return module.param(name, init, shape, jnp.float32).astype(module.compute.dtype)
 
 
 class LayerNorm(nn.Module):
     """LayerNorm over the last axis, its statistics in float32."""
 
     config: ModelConfig
+    compute: ComputeConfig
 
     @nn.compact
     def __call__(self, x):
@@ -94,34 +96,36 @@ class LayerNorm(nn.Module):
             parameter("scale", nn.initializers.ones),
             parameter("bias", nn.initializers.zeros),
         )
-        return layer_norm(x.astype(self.config.dtype), scale, bias, self.config.layer_norm_eps)
+        return layer_norm(x.astype(self.compute.dtype), scale, bias, self.config.layer_norm_eps)
 
 
 class Dense(nn.Module):
     """x @ kernel + bias over the last axis, with the logical axes of both sides."""
 
     config: ModelConfig
+    compute: ComputeConfig
     features: int
     axes: tuple[str | None, str | None]
 
     @nn.compact
     def __call__(self, x):
-        kernel = weight(self, "kernel", self.config, (x.shape[-1], self.features), self.axes)
+        kernel = weight(self, "kernel", (x.shape[-1], self.features), self.axes)
         # A bias as wide as the residual stream is small: whole, it needs no collective of its own.
         axis = "norm" if self.axes[1] == "embed" else self.axes[1]
-        return x @ kernel + bias(self, "bias", self.config, (self.features,), (axis,))
+        return x @ kernel + bias(self, "bias", (self.features,), (axis,))
 
 
 class Embedding(nn.Module):
     """A table of vectors; `attend` reads it the other way, as the tied prediction head does."""
 
     config: ModelConfig
+    compute: ComputeConfig
     rows: int
     axes: tuple[str | None, str | None]
 
     def setup(self):
         shape = (self.rows, self.config.hidden_size)
-        self.embedding = _parameter(self, "embedding", self.config, shape, self.axes)
+        self.embedding = _parameter(self, "embedding", shape, self.axes)
 
     def __call__(self, ids):
         rows, width = splitting_axes(self.axes, self.embedding.shape)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.dropout import Dropout
 from deberta_jax.model.heads import Deberta, DebertaForMaskedLM
@@ -14,11 +15,12 @@ class Pooler(nn.Module):
     """The first token's hidden state, through a dense layer and GELU."""
 
     config: ModelConfig
+    compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
     def __call__(self, hidden_BLE):
         width = self.config.hidden_size
-        dense = Dense(self.config, width, ("embed", None), name="dense")
+        dense = Dense(self.config, self.compute, width, ("embed", None), name="dense")
         return ACTIVATIONS["gelu"](dense(hidden_BLE[:, 0]))
 
 
@@ -36,8 +38,8 @@ class DebertaForSequenceClassification(Deberta):
 
     def setup(self):
         super().setup()
-        self.pooler = Pooler(self.config)
-        self.classifier = Dense(self.config, self.num_labels, ("embed", None))
+        self.pooler = Pooler(self.config, self.compute)
+        self.classifier = Dense(self.config, self.compute, self.num_labels, ("embed", None))
         self.dropout = classifier_dropout(self)
 
     def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
@@ -67,7 +69,7 @@ class DebertaForTokenClassification(Deberta):
 
     def setup(self):
         super().setup()
-        self.classifier = Dense(self.config, self.num_labels, ("embed", None))
+        self.classifier = Dense(self.config, self.compute, self.num_labels, ("embed", None))
         self.dropout = classifier_dropout(self)
 
     def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
@@ -82,7 +84,7 @@ class DebertaForQuestionAnswering(Deberta):
 
     def setup(self):
         super().setup()
-        self.qa_outputs = Dense(self.config, self.num_labels, ("embed", None))
+        self.qa_outputs = Dense(self.config, self.compute, self.num_labels, ("embed", None))
 
     def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
         return self.qa_outputs(self.encode(input_ids_BL, attention_mask_BL, position_ids_BL))
@@ -92,14 +94,15 @@ class ReplacedTokenHead(nn.Module):
     """LN(h + h_CLS) -> dense -> activation -> one logit (DeBERTaV3, 3.1, as released)."""
 
     config: ModelConfig
+    compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
     def __call__(self, hidden_BLE: jax.Array) -> jax.Array:
-        c = self.config
-        hidden_BLE = LayerNorm(c, name="norm")(hidden_BLE + hidden_BLE[:, :1])
-        hidden_BLE = Dense(c, c.hidden_size, ("embed", None), name="dense")(hidden_BLE)
+        c, compute = self.config, self.compute
+        hidden_BLE = LayerNorm(c, compute, name="norm")(hidden_BLE + hidden_BLE[:, :1])
+        hidden_BLE = Dense(c, compute, c.hidden_size, ("embed", None), name="dense")(hidden_BLE)
         hidden_BLE = ACTIVATIONS[c.hidden_act](hidden_BLE)
-        return Dense(c, 1, ("embed", None), name="classifier")(hidden_BLE)[..., 0]
+        return Dense(c, compute, 1, ("embed", None), name="classifier")(hidden_BLE)[..., 0]
 
 
 class DebertaForReplacedToken(Deberta):
@@ -107,7 +110,7 @@ class DebertaForReplacedToken(Deberta):
 
     def setup(self):
         super().setup()
-        self.mask_predictions = ReplacedTokenHead(self.config)
+        self.mask_predictions = ReplacedTokenHead(self.config, self.compute)
 
     def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
         return self.mask_predictions(self.encode(input_ids_BL, attention_mask_BL, position_ids_BL))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.flops import encoder_flops
 from deberta_jax.model.task_heads import TASKS
@@ -51,20 +52,21 @@ class FineTuning(Objective):
         num_labels: int,
         settings: FinetuneConfig,
         *,
+        compute: ComputeConfig | None = None,
         choices: int = 2,
     ):
         """`name` is a key of `KINDS`; `num_labels` counts where the task has classes."""
         kind = KINDS[name]
         self.config, self.head, self._criterion = config, kind.head, kind.criterion
         self._settings, self._choices = settings, choices if kind.head == "multiple_choice" else 0
-        options = {}
+        compute, options = compute or ComputeConfig(), {}
         if kind.head != "question_answering":
             options["classifier_dropout"] = settings.classifier_dropout
         if kind.head in ("sequence_classification", "token_classification"):
             options["num_labels"] = num_labels
-        self.model = TASKS[kind.head](config, deterministic=True, **options)
+        self.model = TASKS[kind.head](config, compute, deterministic=True, **options)
         self.models = {"model": self.model}
-        self._train = TASKS[kind.head](config, deterministic=False, **options)
+        self._train = TASKS[kind.head](config, compute, deterministic=False, **options)
 
     @classmethod
     def from_config(cls, config, unigram_counts=None):
@@ -72,7 +74,8 @@ class FineTuning(Objective):
         labels, choices = len(config.task.labels) or 1, len(config.task.choices)
         if choices < 2:  # one column holds a list, whose length only the examples tell
             choices = LISTED_CHOICES
-        return cls(config.model, config.objective, labels, config.finetune, choices=choices)
+        sections = {"compute": config.compute, "choices": choices}
+        return cls(config.model, config.objective, labels, config.finetune, **sections)
 
     def batch_shapes(self, sequence_length, batch_size):
         items = (batch_size, self._choices) if self._choices else (batch_size,)

@@ -27,7 +27,7 @@ class MaskedAndCausalLanguageModelling(Objective):
 
     @classmethod
     def from_config(cls, config, unigram_counts=None):
-        return cls(config.model, unigram_counts, masking=config.masking)
+        return cls(config.model, unigram_counts, compute=config.compute, masking=config.masking)
 
     def batch_shapes(self, sequence_length, batch_size):
         return self.mlm.batch_shapes(sequence_length, batch_size)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deberta_jax.data.config import MaskingConfig
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.model.losses import token_losses, unigram_cross_entropy
@@ -23,18 +24,21 @@ class TokenPrediction(Objective):
         config: ModelConfig,
         unigram_counts: np.ndarray | None = None,
         *,
+        compute: ComputeConfig | None = None,
         masking: MaskingConfig | None = None,
     ):
         """
         Args:
             config: the architecture.
             unigram_counts: int64 [V] token frequencies, for the baseline that knows nothing else.
+            compute: how it is computed.
             masking: which tokens become targets, where some do.
         """
         self.config = config
         self.masking = masking or MaskingConfig()
-        self._train = DebertaForMaskedLM(config, deterministic=False)
-        self.model = DebertaForMaskedLM(config, deterministic=True)
+        compute = compute or ComputeConfig()
+        self._train = DebertaForMaskedLM(config, compute, deterministic=False)
+        self.model = DebertaForMaskedLM(config, compute, deterministic=True)
         self.models = {"model": self.model}
         self._unigram_loss_V = None
         if unigram_counts is not None:
@@ -42,7 +46,7 @@ class TokenPrediction(Objective):
 
     @classmethod
     def from_config(cls, config, unigram_counts=None):
-        return cls(config.model, unigram_counts, masking=config.masking)
+        return cls(config.model, unigram_counts, compute=config.compute, masking=config.masking)
 
     def init(self, rng):
         tokens_BL, masked_BP = jnp.ones((1, 8), jnp.int32), jnp.ones((1, 2), jnp.int32)

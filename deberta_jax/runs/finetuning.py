@@ -30,11 +30,6 @@ from deberta_jax.training.evaluation import make_prediction
 from deberta_jax.training.program import Plan, make_plan
 from deberta_jax.training.step_units import Clockwork
 
-# What a run sets of the architecture; all else of it is the checkpoint's.
-_RUN_FIELDS = (
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "dtype", "remat",
-    "attention",
-)  # fmt: skip
 # The heads that fine-tuning makes anew where a checkpoint has none.
 _NEW = ("pooler.", "classifier.", "qa_outputs.")
 
@@ -144,7 +139,6 @@ def _named(sources, field) -> list[tuple[str, str]]:
 
 def _resolved(config: Config, stated: ModelConfig, task, validation) -> Config:
     """The config with what the checkpoint and the examples decide."""
-    own = {name: getattr(config.model, name) for name in _RUN_FIELDS}
     measured = [_metric(name, s) for name in validation for s in (*config.task.scores, "loss")]
     settings = config.train
     if not settings.best_metric:
@@ -155,7 +149,7 @@ def _resolved(config: Config, stated: ModelConfig, task, validation) -> Config:
         )
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(stated, **own),
+        model=dataclasses.replace(config.model, **stated.architecture()),
         train=settings,
         task=dataclasses.replace(config.task, labels=config.task.labels or task.label_names),
     )

@@ -16,7 +16,6 @@ from deberta_jax.data.input import (
     validation_batches,
 )
 from deberta_jax.errors import UserError
-from deberta_jax.model.config import ARCHITECTURE
 from deberta_jax.objectives import Objective
 from deberta_jax.parallel.sharding import local_rows
 from deberta_jax.runs.loading import read_checkpoint
@@ -66,10 +65,11 @@ def initial_params(config: Config, objective: Objective):
     """
     path = Path(config.train.init).expanduser()
     stated, tensors = read_checkpoint(path)
+    wanted = config.model.architecture()
     differing = [
-        f"{field}: {getattr(stated, field)!r} there, {getattr(config.model, field)!r} here"
-        for field in ARCHITECTURE
-        if getattr(stated, field) != getattr(config.model, field)
+        f"{field}: {value!r} there, {wanted[field]!r} here"
+        for field, value in stated.architecture().items()
+        if value != wanted[field]
     ]
     if differing:
         raise UserError(f"train.init={path} is of another model ({'; '.join(differing)})")

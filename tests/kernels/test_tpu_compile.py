@@ -80,6 +80,7 @@ def test_vmem_holds_several_blocks(chip, length):
 def sharded_step(topology, data, tensor):
     """Where the kernels and the gathers of a sharded training step are from, by `op_name`."""
     from deberta_jax.estimates.cost import tpu_devices
+    from deberta_jax.model.compute import ComputeConfig
     from deberta_jax.model.config import ModelConfig
     from deberta_jax.objectives.mlm import MaskedLanguageModelling
     from deberta_jax.parallel import sharding
@@ -92,13 +93,16 @@ def sharded_step(topology, data, tensor):
     length, batch, predictions = 512, 8, 77
     model = ModelConfig(
         vocab_size=1024, hidden_size=256, num_hidden_layers=3, num_attention_heads=4,
-        intermediate_size=512, dtype="bfloat16",
+        intermediate_size=512,
     )  # fmt: skip
+    compute = ComputeConfig(dtype="bfloat16")
     config = Config(
         model=model, mesh=MeshConfig(data, 1, tensor), train=TrainConfig(batch_size=batch)
     )
     clockwork = Clockwork(batch * length, 1e5, 100_000)
-    plan = make_plan(config, MaskedLanguageModelling(model), clockwork, tpu_devices(topology))
+    plan = make_plan(
+        config, MaskedLanguageModelling(model, compute=compute), clockwork, tpu_devices(topology)
+    )
     rows = sharding.batch_sharding(plan.mesh)
 
     def abstract(size, dtype=jnp.int32):
@@ -131,10 +135,10 @@ def test_a_sharded_step_attends_in_the_kernels_alone():
 
 
 def layer_megacycles():
-    from benchmarks.tpu_layer import layer_program, model_config
+    from benchmarks.tpu_layer import configs, layer_program
     from deberta_jax.estimates.cost import estimate_function
 
-    estimate = estimate_function(*layer_program(model_config("base", attention="tpu"), True), "v5e")
+    estimate = estimate_function(*layer_program(*configs("base", attention="tpu"), True), "v5e")
     return estimate.cycles / 1e6, estimate.counts
 
 

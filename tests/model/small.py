@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.heads import DebertaForMaskedLM
 
@@ -83,10 +84,10 @@ def random_batch(config: ModelConfig, seed: int, batch=4, length=40, predictions
     }
 
 
-def logits(config, params, batch, masked_positions=None):
+def logits(config, params, batch, masked_positions=None, **compute):
     places = batch["masked_positions"] if masked_positions is None else masked_positions
     arguments = batch["input_ids"], batch["segment_ids"], batch["position_ids"], places
-    return _compiled(config, "__call__")(params, *arguments)
+    return _compiled(config, "__call__", ComputeConfig(**compute))(params, *arguments)
 
 
 def hidden_states(config, params, *arguments):
@@ -94,7 +95,7 @@ def hidden_states(config, params, *arguments):
 
 
 @functools.cache
-def _compiled(config, method):
+def _compiled(config, method, compute=None):
     """The model as one compiled function: operation by operation it takes far longer."""
-    model = DebertaForMaskedLM(config)
+    model = DebertaForMaskedLM(config, compute or ComputeConfig())
     return jax.jit(lambda params, *x: model.apply({"params": params}, *x, method=method))

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 
 from deberta_jax.errors import UserError
+from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.flops import masked_lm_flops
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
 from tests.model import small
 
 
-def loss_and_gradient(config, params, batch, rng=None):
-    return _compiled(config)(params, batch, rng)
+def loss_and_gradient(config, params, batch, rng=None, **compute):
+    return _compiled(config, ComputeConfig(**compute))(params, batch, rng)
 
 
 @functools.cache
-def _compiled(config):
-    objective = MaskedLanguageModelling(config)
+def _compiled(config, compute):
+    objective = MaskedLanguageModelling(config, compute=compute)
 
     def loss(params, batch, rng):
         weights, train = objective.weights(batch), rng is not None
@@ -33,19 +34,18 @@ def test_remat_changes_no_number(remat, seed):
     params, batch = small.random_params(small.SMALL, seed), small.random_batch(small.SMALL, seed)
     rng = jax.random.key(seed)
     want = loss_and_gradient(small.SMALL, params, batch, rng)
-    got = loss_and_gradient(small.variant(remat=remat), params, batch, rng)
+    got = loss_and_gradient(small.SMALL, params, batch, rng, remat=remat)
     jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, atol=2e-5), got, want)
 
 
 def test_bfloat16_stays_near_float32(seed):
-    batch, config = small.random_batch(small.SMALL, seed), small.variant(dtype="bfloat16")
-    params = small.random_params(small.SMALL, seed)
+    batch, params = small.random_batch(small.SMALL, seed), small.random_params(small.SMALL, seed)
     want = np.asarray(small.logits(small.SMALL, params, batch))
-    got = np.asarray(small.logits(config, params, batch))
+    got = np.asarray(small.logits(small.SMALL, params, batch, dtype="bfloat16"))
     assert got.dtype.name == "bfloat16"
     got = got.astype(np.float32)
     assert np.linalg.norm(got - want) < 0.03 * np.linalg.norm(want)
-    _, gradient = loss_and_gradient(config, params, batch)
+    _, gradient = loss_and_gradient(small.SMALL, params, batch, dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(gradient)} == {"float32"}
 
 
@@ -112,7 +112,8 @@ def test_flops_are_those_that_xla_counts_without_the_skew(seed):
         (dict(pos_att_type=("c2q",)), "model.pos_att_type"),
         (dict(conv_kernel_size=4), "model.conv_kernel_size"),
         (dict(position_buckets=512, max_relative_positions=128), "model.position_buckets"),
-        (dict(remat="some"), "model.remat"),
+        (dict(position_buckets=1), "model.position_buckets"),
+        (dict(position_buckets=-1), "model.position_buckets"),
         (dict(num_hidden_layers=0), "model.num_hidden_layers"),
         (dict(model_type="deberta"), "model.share_att_key"),
     ],
@@ -120,3 +121,10 @@ def test_flops_are_those_that_xla_counts_without_the_skew(seed):
 def test_an_impossible_architecture_names_its_field(options, named):
     with pytest.raises(UserError, match=named):
         small.variant(**options)
+
+
+@pytest.mark.parametrize("options", [dict(remat="some"), dict(unroll=0), dict(attention="fast")])
+def test_an_impossible_computation_names_its_field(options):
+    (field,) = options
+    with pytest.raises(UserError, match=rf"compute\.{field}"):
+        ComputeConfig(**options)

@@ -9,14 +9,13 @@ import ast
 import dataclasses
 import difflib
 import inspect
-import json
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from deberta_jax import migrations, storage
 from deberta_jax.data.config import DataConfig, MaskingConfig
 from deberta_jax.data.tasks.config import TaskConfig
-from deberta_jax.errors import UserError
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.objectives.config import FinetuneConfig
@@ -112,27 +111,18 @@ def differences(old: Config, new: Config, section: str = "") -> list[str]:
 
 def save(config: Config, path: Path) -> None:
     """Writes `path` whole or not at all."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    unfinished.replace(path)
+    storage.write_json(path, {"version": migrations.CONFIG_VERSION} | dataclasses.asdict(config))
 
 
 def load(path: Path) -> Config:
-    """The config that a workdir was started with; unknown and missing fields are an error."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
-    known = dataclasses.asdict(Config())
-    if unknown := values.keys() - known.keys():
-        raise UserError(f"{path} was written by another version: {', '.join(sorted(unknown))}")
-    for name, section in known.items():
-        wrong = [name] if name not in values else []
-        if isinstance(section, dict) and not wrong:
-            wrong = [f"{name}.{key}" for key in set(section) ^ set(values[name])]
-        if wrong:
-            raise UserError(f"{path} was written by another version: {', '.join(wrong)}")
-    return _build(Config, values)
+    """The config that a workdir was started with, whichever schema it was written by.
+
+    Raises:
+        UserError: the file cannot be read, is of a newer version, or has a field or a value that
+            there is not.
+    """
+    values = migrations.migrate(storage.read_json(path), str(path))
+    return _build(Config, migrations.complete(values, dataclasses.asdict(Config()), str(path)))
 
 
 def comments(kind=Config, prefix: str = "") -> dict[str, str]:

@@ -1,15 +1,16 @@
 """What a folder of prepared data says about itself."""
 
 import dataclasses
-import json
 import os
 
+from deberta_jax import storage
 from deberta_jax.data.config import DataConfig
 from deberta_jax.errors import UserError
 
 METADATA_FILE = "metadata.json"
-# Raised when prepared data of an older form can no longer be read.
+# The version of this file's schema. A setting that an older file lacks has its default.
 FORMAT = 1
+SPLITS = ("train", "validation")
 
 # Fields of DataConfig that change where or how fast data is prepared, never the data itself.
 _NOT_SHAPING = ("dir", "workers", "prefetch")
@@ -43,16 +44,18 @@ class Metadata:
     def sequence_length(self) -> int:
         return int(self.settings["sequence_length"])
 
+    def check(self) -> None:
+        """Raises `ValueError` or `TypeError` for what no preparation can have written."""
+        if self.sequence_length < 1 or not all(split in self.splits for split in SPLITS):
+            raise ValueError("it lacks a split or a length")
+        for counts in self.splits.values():
+            if not all(isinstance(count, int) for count in dataclasses.astuple(counts)):
+                raise TypeError("a count is no whole number")
+
     def write(self, directory: str) -> None:
         """Writes the metadata in one step: it is there whole or not at all."""
         path = os.path.join(directory, METADATA_FILE)
-        unfinished = f"{path}.tmp"
-        with open(unfinished, "w", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(self), file, indent=2, sort_keys=True)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        storage.write_json(path, dataclasses.asdict(self), sort_keys=True)
 
 
 def shaping_settings(config: DataConfig) -> dict[str, str | int | float]:
@@ -68,27 +71,31 @@ def read_metadata(directory: str) -> Metadata | None:
         UserError: there is a file, but it is damaged or of another format.
     """
     path = os.path.join(directory, METADATA_FILE)
+    if not os.path.exists(path):
+        return None
+    fields = storage.read_json(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            fields = json.load(file)
-        if fields["format"] != FORMAT:
+        version = fields.pop("format")
+        if version not in range(1, FORMAT + 1):
             raise UserError(
-                f"{path} is of format {fields['format']}, this version reads {FORMAT}; "
-                "remake the data with --overwrite"
+                f"{path} is of format {version}, this program reads up to {FORMAT}: install "
+                "a newer deberta_jax, or remake the data with --overwrite"
             )
         splits = {name: SplitCounts(**counts) for name, counts in fields.pop("splits").items()}
-        return Metadata(splits=splits, **fields)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # A setting that an older program did not have was at its default.
+        settings = shaping_settings(DataConfig()) | fields.pop("settings")
+        metadata = Metadata(settings=settings, splits=splits, **fields)
+        metadata.check()
+        return metadata
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); remake the data with --overwrite") from error
 
 
 def differences(metadata: Metadata, config: DataConfig) -> list[str]:
     """One line for every setting in which prepared data differs from what is asked for."""
-    asked, found = shaping_settings(config), metadata.settings
+    asked, prepared = shaping_settings(config), metadata.settings
     return [
-        f"data.{name}: prepared with {found.get(name)!r}, asked for {asked.get(name)!r}"
-        for name in sorted(asked.keys() | found.keys())
-        if asked.get(name) != found.get(name)
+        f"data.{name}: prepared with {prepared.get(name)!r}, asked for {asked.get(name)!r}"
+        for name in sorted(asked.keys() | prepared.keys())
+        if asked.get(name) != prepared.get(name)
     ]

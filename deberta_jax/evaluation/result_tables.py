@@ -4,6 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
+from deberta_jax import storage
 from deberta_jax.errors import UserError
 
 FILE = "results.json"
@@ -23,12 +24,12 @@ GLUE = {
 def read(workdir: Path) -> dict[str, float] | None:
     """The scores of a finished run; None where there are none."""
     path = workdir / FILE
-    return json.loads(path.read_text())["scores"] if path.exists() else None
+    return storage.read_json(path)["scores"] if path.exists() else None
 
 
 def write_one(workdir: Path, step: int, scores: dict[str, float]) -> None:
     """Writes a run's scores, which stand at its checkpoint `step`; whole or not at all."""
-    _write(workdir / FILE, {"step": step, "scores": scores})
+    storage.write_json(workdir / FILE, {"step": step, "scores": scores})
 
 
 def write(workdir: Path, name: str, found: dict[int, dict[str, float]]) -> None:
@@ -42,27 +43,22 @@ def write(workdir: Path, name: str, found: dict[int, dict[str, float]]) -> None:
         for score in next(iter(found.values()))
         for values in [[scores[score] for scores in found.values()]]
     }
-    _write(workdir / FILE, {"task": name, "summary": scores, "seeds": found})
-
-
-def _write(path: Path, values: dict) -> None:
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n")
-    unfinished.replace(path)
+    storage.write_json(workdir / FILE, {"task": name, "summary": scores, "seeds": found})
 
 
 def write_lines(path: Path, examples: list[dict], predictions: list[dict]) -> None:
     """A JSON object a line: an example's id, its label, and what was predicted."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for example, found in zip(examples, predictions, strict=True):
-            shown = {k: v for k, v in example.items() if k not in ("context", "words")}
-            file.write(json.dumps(shown | found, ensure_ascii=False) + "\n")
+    lines = []
+    for example, prediction in zip(examples, predictions, strict=True):
+        shown = {k: v for k, v in example.items() if k not in ("context", "words")}
+        lines.append(json.dumps(shown | prediction, ensure_ascii=False) + "\n")
+    storage.write(path, "".join(lines))
 
 
 def of_task(workdir: Path) -> str:
     """A task's table: a row a score."""
-    found = json.loads((workdir / FILE).read_text())
+    found = storage.read_json(workdir / FILE)
     count = len(found["seeds"])
     lines = [f"{found['task']}, {count} seed(s): mean, standard deviation, median"]
     for score, value in found["summary"].items():
@@ -73,7 +69,7 @@ def of_task(workdir: Path) -> str:
 
 def found_under(directory: Path) -> list[dict]:
     """The results of every task below `directory`."""
-    found = [json.loads(path.read_text()) for path in sorted(directory.rglob(FILE))]
+    found = [storage.read_json(path) for path in sorted(directory.rglob(FILE))]
     return [values for values in found if "summary" in values]
 
 

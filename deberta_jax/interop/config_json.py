@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from deberta_jax import storage
 from deberta_jax.errors import UserError
 from deberta_jax.model.config import ModelConfig
 
@@ -119,7 +120,7 @@ def write_config(
     """Writes `config.json`; `spelling` replaces fields that a layout writes otherwise."""
     stated = config_json(config, task, num_labels) | {"dtype": dtype} | spelling
     text = json.dumps(stated, indent=2) + "\n"
-    (directory / "config.json").write_text(text, encoding="utf-8")
+    storage.write(directory / "config.json", text)
 
 
 def config_json(config: ModelConfig, task: str | None = "masked_lm", num_labels: int = 2) -> dict:

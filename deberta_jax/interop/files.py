@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from deberta_jax import storage
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pickled
 
@@ -119,9 +120,7 @@ def _write_index(directory: Path, shards: dict[str, dict[str, np.ndarray]]) -> N
         "metadata": {"total_size": sum(sizes)},
         "weight_map": {name: file for file, shard in shards.items() for name in shard},
     }
-    part = directory / f"{_INDEX}.part"
-    part.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, directory / _INDEX)
+    storage.write_json(directory / _INDEX, index)
 
 
 def _read_sharded(index: Path) -> dict[str, np.ndarray]:

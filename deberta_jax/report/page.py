@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from deberta_jax import schema
+from deberta_jax import schema, storage
 from deberta_jax.report.comparison_curves import look, plot_differences, plot_runs
 from deberta_jax.report.run_results import Result, metric_names, summarize
 from deberta_jax.report.series import is_loss, metric_label
@@ -55,9 +55,7 @@ def write_page(
         common=_common(configs),
         runs=[_run(result, metrics) for result in results],
     )
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
+    storage.write(path, page)
 
 
 def _row(summary, place: int, metrics: Sequence[str]) -> dict:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deberta_jax import storage
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation.likelihood import Marks, log_likelihoods
 from deberta_jax.evaluation.sentence_files import PAIR_FIELDS, Item
@@ -105,22 +106,20 @@ def _fault(item: Item, ids, limit: int) -> str | None:
 
 def write_scores(out: Path, results: Sequence[Scored], method: str) -> None:
     """One JSON object a line, the file whole or not at all."""
-    unfinished = out.with_name(f"{out.name}.tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
-        for item, tokens, scores in results:
-            line = {"source": item.source, "line": item.number, "method": method}
-            if len(scores) == 1:
-                line |= {"sentence": item.sentences[0], "score": scores[0], "tokens": tokens[0]}
-            else:
-                line["group"] = item.group
-                for field, text, count, score in zip(
-                    PAIR_FIELDS, item.sentences, tokens, scores, strict=True
-                ):
-                    kind = field.removeprefix("sentence_")
-                    line |= {field: text, f"score_{kind}": score, f"tokens_{kind}": count}
-                line["correct"] = scores[0] > scores[1]
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    unfinished.replace(out)
+    lines = [json.dumps(_line(result, method), ensure_ascii=False) for result in results]
+    storage.write(out, "\n".join(lines) + "\n")
+
+
+def _line(result: Scored, method: str) -> dict:
+    item, tokens, scores = result
+    line = {"source": item.source, "line": item.number, "method": method}
+    if len(scores) == 1:
+        return line | {"sentence": item.sentences[0], "score": scores[0], "tokens": tokens[0]}
+    line["group"] = item.group
+    for field, text, count, score in zip(PAIR_FIELDS, item.sentences, tokens, scores, strict=True):
+        kind = field.removeprefix("sentence_")
+        line |= {field: text, f"score_{kind}": score, f"tokens_{kind}": count}
+    return line | {"correct": scores[0] > scores[1]}
 
 
 def summary(results: Sequence[Scored]) -> list[str]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from deberta_jax import storage
+
 
 class MetricWriter:
     """Appends to `metrics.jsonl` and to TensorBoard events; one process of a run has one.
@@ -16,9 +18,7 @@ class MetricWriter:
     def __init__(self, workdir: Path, first_step: int):
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in _lines(self._path) if line["step"] <= first_step]
-        fresh = self._path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        fresh.replace(self._path)
+        storage.write(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a", buffering=1)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 

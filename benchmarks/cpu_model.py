@@ -130,24 +130,24 @@ def step_ours(arguments):
     from deberta_jax.model.config import ModelConfig
     from deberta_jax.objectives.mlm import MaskedLanguageModelling
     from deberta_jax.parallel import host_memory, sharding
-    from deberta_jax.training.program import make_plan
-    from deberta_jax.training.step_units import Clockwork
+    from deberta_jax.training.program import make_program
+    from deberta_jax.training.step_units import StepUnits
 
     host_memory.keep()  # as every verb does
     config = schema.Config()
     train = dataclasses.replace(config.train, batch_size=arguments.batch)
     config = dataclasses.replace(config, train=train)
     objective = MaskedLanguageModelling(ModelConfig(num_hidden_layers=arguments.layers))
-    clockwork = Clockwork(arguments.batch * arguments.length, 10**6, 10**6)
-    plan = make_plan(config, objective, clockwork)
+    units = StepUnits(arguments.batch * arguments.length, 10**6, 10**6)
+    program = make_program(config, objective, units)
     batch = masked_batch(arguments)
-    state = plan.initialize(jax.random.key(0), None)
+    state = program.initialize(jax.random.key(0), None)
 
     def step():
         nonlocal state
-        with sharding.on(plan.mesh):
-            rows = sharding.to_devices(batch, plan.mesh)
-            state, metrics = plan.train_step(state, rows, np.uint32(0))
+        with sharding.on(program.mesh):
+            rows = sharding.to_devices(batch, program.mesh)
+            state, metrics = program.train_step(state, rows, np.uint32(0))
         return float(jax.block_until_ready(metrics)["train/loss"])
 
     return step

@@ -40,8 +40,8 @@ def ours(arguments, sift_weight=0.0) -> None:
     from deberta_jax import objectives, schema
     from deberta_jax.parallel import sharding
     from deberta_jax.runs import finetuning
-    from deberta_jax.training.program import make_plan
-    from deberta_jax.training.step_units import Clockwork
+    from deberta_jax.training.program import make_program
+    from deberta_jax.training.step_units import StepUnits
 
     config = sst2.get_config()
     config.train.init = arguments.init
@@ -52,22 +52,23 @@ def ours(arguments, sift_weight=0.0) -> None:
     config.finetune.sift_weight = sift_weight
     session = finetuning.open_session(schema.freeze(config))
     objective = objectives.make(session.config)
-    plan = make_plan(session.config, objective, Clockwork(1, 1, 10**6))
+    program = make_program(session.config, objective, StepUnits(1, 1, 10**6))
     params = finetuning.initial_params(session, objective, 0)
-    state = plan.initialize(jax.random.key(0), params)
+    state = program.initialize(jax.random.key(0), params)
     batches = session.batches(session.train, 0)
     stream = batches.train()
-    with sharding.on(plan.mesh):
+    mesh = program.mesh
+    with sharding.on(mesh):
         compiled = {batch["input_ids"].shape: batch for _, batch in batches.once()}
         for batch in compiled.values():
-            state, metrics = plan.train_step(state, sharding.to_devices(batch, plan.mesh), SEED)
+            state, metrics = program.train_step(state, sharding.to_devices(batch, mesh), SEED)
         float(metrics["train/loss"])
         for _ in sys.stdin:
             start, tokens = time.perf_counter(), 0
             for _ in range(arguments.steps):
                 batch = next(stream)
                 tokens += int(batch["segment_ids"].sum())
-                state, metrics = plan.train_step(state, sharding.to_devices(batch, plan.mesh), SEED)
+                state, metrics = program.train_step(state, sharding.to_devices(batch, mesh), SEED)
             float(metrics["train/loss"])
             tell(time.perf_counter() - start, tokens)
 

@@ -14,8 +14,8 @@ from configs import quickstart
 from deberta_jax import schema
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
 from deberta_jax.parallel import sharding
-from deberta_jax.training.program import make_plan
-from deberta_jax.training.step_units import Clockwork
+from deberta_jax.training.program import make_program
+from deberta_jax.training.step_units import StepUnits
 
 SEED = np.uint32(0)
 STEPS = 15
@@ -40,11 +40,13 @@ def prepared(norms_every: str):
         "masked_weights": np.ones(places.shape, np.float32),
     }
     objective = MaskedLanguageModelling(config.model)
-    plan = make_plan(config, objective, Clockwork(rows * length, 1000, 1500), jax.devices()[:1])
-    with sharding.on(plan.mesh):
-        state = plan.initialize(jax.random.key(0))
-        batch = sharding.to_devices(batch, plan.mesh)
-        return plan.train_step.lower(state, batch, SEED).compile(), state, batch
+    program = make_program(
+        config, objective, StepUnits(rows * length, 1000, 1500), jax.devices()[:1]
+    )
+    with sharding.on(program.mesh):
+        state = program.initialize(jax.random.key(0))
+        batch = sharding.to_devices(batch, program.mesh)
+        return program.train_step.lower(state, batch, SEED).compile(), state, batch
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ from deberta_jax.parallel import sharding
 from deberta_jax.parallel.chips import check_topology
 from deberta_jax.parallel.mesh import MeshConfig
 from deberta_jax.schema import Config
-from deberta_jax.training.program import Plan, make_plan
-from deberta_jax.training.step_units import Clockwork
+from deberta_jax.training.program import TrainProgram, make_program
+from deberta_jax.training.step_units import StepUnits
 
 # Rematerialisation, the fastest first.
 REMAT = ("none", "dots", "full")
@@ -83,10 +83,10 @@ def compile_step(config: Config, topology: str, slices: int = 1) -> Report:
     """
     chip = check_topology(topology)
     devices = tpu_devices(topology, slices)
-    plan = plan_for(config, devices)
-    lowered = lower_step(config, plan)
-    job = _job(config, plan, topology, slices)
-    ordered = list(plan.mesh.devices.flat)
+    program = program_for(config, devices)
+    lowered = lower_step(config, program)
+    job = _job(config, program, topology, slices)
+    ordered = list(program.mesh.devices.flat)
     try:
         return compiled_report(job, ordered, chip, estimate_lowered(lowered, chip.name))
     except jax.errors.JaxRuntimeError as error:
@@ -96,11 +96,11 @@ def compile_step(config: Config, topology: str, slices: int = 1) -> Report:
         return report
 
 
-def plan_for(config: Config, devices) -> Plan:
-    """The plan of a run on `devices`, without its data.
+def program_for(config: Config, devices) -> TrainProgram:
+    """The program of a run on `devices`, without its data.
 
     Raises:
-        UserError: as `make_plan`, or a duration is stated in epochs.
+        UserError: as `make_program`, or a duration is stated in epochs.
     """
     for name, value in schema.flatten(config).items():
         if name.startswith(("train.", "optimizer.")) and "epoch" in str(value):
@@ -108,21 +108,21 @@ def plan_for(config: Config, devices) -> Plan:
                 f"{name} is {value!r}: without data an epoch has no length; state it in steps, "
                 "tokens or %"
             )
-    units = Clockwork(config.train.batch_size * sequence_length(config), math.inf)
+    units = StepUnits(config.train.batch_size * sequence_length(config), math.inf)
     total = units.steps("train.duration", config.train.duration)
-    clockwork = dataclasses.replace(units, total_steps=total)
-    return make_plan(config, objectives.make(config, None), clockwork, devices)
+    units = dataclasses.replace(units, total_steps=total)
+    return make_program(config, objectives.make(config, None), units, devices)
 
 
-def lower_step(config: Config, plan: Plan) -> jax.stages.Lowered:
-    """The training step of a plan, not yet compiled."""
-    layout = sharding.batch_sharding(plan.mesh)
+def lower_step(config: Config, program: TrainProgram) -> jax.stages.Lowered:
+    """The training step of a program, not yet compiled."""
+    layout = sharding.batch_sharding(program.mesh)
     shapes = objectives.make(config).batch_shapes(sequence_length(config), config.train.batch_size)
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), shapes
     )
-    with sharding.on(plan.mesh):
-        return plan.train_step.lower(plan.abstract, batch, np.uint32(config.seed))
+    with sharding.on(program.mesh):
+        return program.train_step.lower(program.abstract, batch, np.uint32(config.seed))
 
 
 def sequence_length(config: Config) -> int:
@@ -211,23 +211,23 @@ def side_by_side(reports: list[Report]) -> str:
     )
 
 
-def _job(config: Config, plan: Plan, topology: str, slices: int) -> Job:
+def _job(config: Config, program: TrainProgram, topology: str, slices: int) -> Job:
     length = sequence_length(config)
     objective = objectives.make(config, None)
-    leaves = jax.tree.leaves(plan.abstract)
+    leaves = jax.tree.leaves(program.abstract)
     whole = [_bytes(leaf) for leaf in leaves if leaf.sharding.is_fully_replicated]
     return Job(
         topology=topology,
         slices=slices,
-        mesh=dict(plan.mesh.shape),
+        mesh=dict(program.mesh.shape),
         batch_size=config.train.batch_size,
         sequence_length=length,
         microbatches=config.train.microbatches,
         remat=config.compute.remat,
-        steps=plan.clockwork.total_steps,
+        steps=program.units.total_steps,
         flops_per_token=objective.flops_per_token(length),
-        parameter_bytes=sum(map(_bytes, jax.tree.leaves(plan.abstract.params))),
-        optimizer_bytes=sum(map(_bytes, jax.tree.leaves(plan.abstract.opt_state))),
+        parameter_bytes=sum(map(_bytes, jax.tree.leaves(program.abstract.params))),
+        optimizer_bytes=sum(map(_bytes, jax.tree.leaves(program.abstract.opt_state))),
         replicated_bytes=max(whole, default=0),
     )
 

@@ -183,15 +183,15 @@ def write_restored(workdir, out, sizes, address, processes, index):
     from deberta_jax.parallel.mesh import MeshConfig
     from deberta_jax.parallel.sharding import local_rows
     from deberta_jax.training.checkpoints import Checkpoints
-    from deberta_jax.training.program import make_plan
-    from deberta_jax.training.step_units import Clockwork
+    from deberta_jax.training.program import make_program
+    from deberta_jax.training.step_units import StepUnits
 
     config = schema.load(Path(workdir) / "config.json")
     config = dataclasses.replace(config, mesh=MeshConfig(*sizes))
-    plan = make_plan(config, objectives.make(config, None), Clockwork(1.0, 1.0, MORE))
-    assert sum(map(len, local_rows(8, plan.mesh))) == 8 // processes
+    program = make_program(config, objectives.make(config, None), StepUnits(1.0, 1.0, MORE))
+    assert sum(map(len, local_rows(8, program.mesh))) == 8 // processes
     with Checkpoints(Path(workdir), read_only=True) as checkpoints:
-        state = checkpoints.restore(plan.abstract).state
+        state = checkpoints.restore(program.abstract).state
     table = state.params["embeddings"]["word_embeddings"]["embedding"]
     assert not table.sharding.is_fully_replicated
     if processes > 1:

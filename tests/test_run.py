@@ -24,7 +24,7 @@ from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.parallel.mesh import MeshConfig, make_mesh
 from deberta_jax.runs import pretraining
 from deberta_jax.runs.opening import open_run
-from deberta_jax.runs.pretraining import make_clockwork
+from deberta_jax.runs.pretraining import make_step_units
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.optimizer import make_optimizer, make_schedule
 from deberta_jax.training.state import abstract_state
@@ -157,7 +157,7 @@ def final_state(workdir):
     run = open_run(workdir)
     optimizer = make_optimizer(
         run.config.optimizer,
-        make_schedule(run.config.optimizer, make_clockwork(run.config, run.prepared)),
+        make_schedule(run.config.optimizer, make_step_units(run.config, run.prepared)),
     )
     mesh = make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
     abstract, _ = abstract_state(run.objective, optimizer, mesh)
@@ -296,7 +296,8 @@ def test_told_to_stop_a_run_saves_and_says_so(interrupted):
 
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(whole, interrupted):
     ours, want = final_state(interrupted[0]), final_state(whole[0])
-    assert ours.input == want.input == {"next_step": STEPS, "batch_size": 8, "seed": 0}
+    position = {"next_step": STEPS, "next_sample": 8 * STEPS, "batch_size": 8, "seed": 0}
+    assert ours.input == want.input == position
     for (path, x), y in zip(
         jax.tree.leaves_with_path(ours.state), jax.tree.leaves(want.state), strict=True
     ):
@@ -447,6 +448,43 @@ def test_evaluation_shows_both_kinds_of_guesses(both, capsys):
     output = capsys.readouterr().out
     assert re.search(rf"eval/perplexity +{metrics(workdir)[-1]['eval/perplexity']:.4f}\n", output)
     assert output.count("guesses:") == output.count("likeliest:") == output.count("drawn:") == 2
+
+
+def test_another_batch_size_goes_on_at_the_next_sample(both, tmp_path, monkeypatch):
+    config, workdir = both
+    resumed = tmp_path / "resumed"
+    shutil.copytree(workdir, resumed)
+    starts, real = [], pretraining.train_batches
+
+    def watched(*args, **options):
+        starts.append((options["start_sample"], options["batch_size"]))
+        return real(*args, **options)
+
+    monkeypatch.setattr(pretraining, "train_batches", watched)
+    section = dataclasses.replace(config.train, duration="8 steps", batch_size=16)
+    pretraining.pretrain(dataclasses.replace(config, train=section), resumed)
+    assert starts == [(6 * 8, 16)]
+    with Checkpoints(resumed, read_only=True) as checkpoints:
+        position = checkpoints.position()
+    assert position == {"next_step": 8, "next_sample": 6 * 8 + 2 * 16, "batch_size": 16, "seed": 0}
+
+
+def test_another_seed_is_refused_by_name(both):
+    config, workdir = both
+    longer = dataclasses.replace(config.train, duration="8 steps")
+    with pytest.raises(UserError, match=r"seed is 1, but .* was started with seed 0"):
+        pretraining.pretrain(dataclasses.replace(config, seed=1, train=longer), workdir)
+
+
+def test_another_computation_goes_on_where_it_stood(both, tmp_path, capsys):
+    config, workdir = both
+    resumed = tmp_path / "resumed"
+    shutil.copytree(workdir, resumed)
+    longer = dataclasses.replace(config.train, duration="7 steps")
+    compute = dataclasses.replace(config.compute, remat="full", attention="xla")
+    pretraining.pretrain(dataclasses.replace(config, train=longer, compute=compute), resumed)
+    assert "compute.remat: 'none' -> 'full'" in capsys.readouterr().out
+    assert metrics(resumed)[-1]["step"] == 7
 
 
 def test_a_causal_run_is_a_causal_checkpoint(data, tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deberta_jax.training.checkpoints import latest_step
-from deberta_jax.training.metrics import read_metrics
+from deberta_jax.training.metrics import last_held_out, read_metrics
 
 DONE, FAILED, UNFINISHED, NOT_STARTED = "done", "failed", "unfinished", "not started"
 # Measured beside the model, not of it.
@@ -46,13 +46,6 @@ def is_done(workdir: Path, total_steps: int) -> bool:
     """Whether a run's last checkpoint is there, which it writes after its last metrics."""
     step = latest_step(workdir)
     return step is not None and step >= total_steps
-
-
-def last_held_out(workdir: Path) -> dict[str, float]:
-    """The held-out metrics that were written last; empty where there are none."""
-    measured = [line for line in read_metrics(workdir) if "eval/loss" in line]
-    last = measured[-1] if measured else {}
-    return {name: value for name, value in last.items() if name.startswith("eval/")}
 
 
 def read_result(

@@ -27,8 +27,8 @@ from deberta_jax.schema import Config
 from deberta_jax.training import loop
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.evaluation import make_prediction
-from deberta_jax.training.program import Plan, make_plan
-from deberta_jax.training.step_units import Clockwork
+from deberta_jax.training.program import TrainProgram, make_program
+from deberta_jax.training.step_units import StepUnits
 
 # The heads that fine-tuning makes anew where a checkpoint has none.
 _NEW = ("pooler.", "classifier.", "qa_outputs.")
@@ -213,28 +213,31 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
     objective = objectives.make(config)
     batches = session.batches(session.train, seed)
     tokens = _tokens(session.train) / batches.per_epoch
-    units = Clockwork(tokens, batches.per_epoch)
-    clockwork = units.with_total("train.duration", config.train.duration)
-    plan = make_plan(config, objective, clockwork)
+    units = StepUnits(tokens, batches.per_epoch)
+    units = units.with_total("train.duration", config.train.duration)
+    program = make_program(config, objective, units)
     claim_workdir(config, workdir)
     if jax.process_index() == 0:
         session.tokenizer.save(workdir / TOKENIZER)
-    rows = local_rows(config.train.batch_size, plan.mesh)
-    outputs = make_outputs(session, objective, plan, rows)
+    rows = local_rows(config.train.batch_size, program.mesh)
+    outputs = make_outputs(session, objective, program, rows)
     mean_length = _tokens(session.train) / len(session.train.items)
+    batch_size, fresh = config.train.batch_size, config.finetune.fresh_weights
     trained = loop.train(
-        plan,
-        config,
-        workdir,
-        lambda sample: batches.train(sample // config.train.batch_size, rows),
+        program,
+        lambda sample: batches.train(sample // batch_size, rows),
         lambda params: measure(session, objective, outputs, params)[0],
-        objective.flops_per_token(round(mean_length)),
-        None if config.finetune.fresh_weights else lambda: initial_params(session, objective, seed),
+        config=config.train,
+        profile=config.profile,
+        seed=seed,
+        workdir=workdir,
+        flops_per_token=objective.flops_per_token(round(mean_length)),
+        initial_params=None if fresh else lambda: initial_params(session, objective, seed),
     )
     if trained is None:
         return None
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step, params = checkpoints.restore_params(plan.abstract.params, checkpoints.best())
+        step, params = checkpoints.restore_params(program.abstract.params, checkpoints.best())
     measured, predictions = measure(session, objective, outputs, params)
     found = {("validation", name): lines for name, lines in predictions.items()}
     for name, given in session.test.items():
@@ -271,10 +274,12 @@ def measure(session: Session, objective, outputs, params):
     return metrics, predictions
 
 
-def make_outputs(session: Session, objective, plan: Plan, rows: Sequence[range]) -> Callable:
+def make_outputs(
+    session: Session, objective, program: TrainProgram, rows: Sequence[range]
+) -> Callable:
     """`(params, examples) -> (logits of each item, sums over all of them)`; we have `rows`."""
-    layouts = jax.tree.map(lambda leaf: leaf.sharding, plan.abstract.params)
-    predict = make_prediction(objective, layouts, plan.mesh)
+    layouts = jax.tree.map(lambda leaf: leaf.sharding, program.abstract.params)
+    predict = make_prediction(objective, layouts, program.mesh)
 
     def outputs(params, given: Encoded):
         logits, sums = [None] * len(given.items), None

@@ -22,8 +22,8 @@ from deberta_jax.runs.loading import read_checkpoint
 from deberta_jax.runs.opening import CONFIG, TOKENIZER
 from deberta_jax.schema import Config
 from deberta_jax.training import loop
-from deberta_jax.training.program import make_plan
-from deberta_jax.training.step_units import Clockwork
+from deberta_jax.training.program import make_program
+from deberta_jax.training.step_units import StepUnits
 
 # Rows that a model's table may have beyond the tokenizer: room for sharding, not another tokenizer.
 SPARE_ROWS = 1024
@@ -37,23 +37,25 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
     check_data(config, prepared)
     objective = objectives.make(config, prepared.unigram_counts)
     objective.batch_shapes(config.data.sequence_length, config.train.batch_size)
-    plan = make_plan(config, objective, make_clockwork(config, prepared))
+    program = make_program(config, objective, make_step_units(config, prepared))
     claim_workdir(config, workdir)
     keep_tokenizer(prepared, workdir)
-    held_out = held_out_batches(config, objective, prepared, plan.mesh)
+    held_out = held_out_batches(config, objective, prepared, program.mesh)
     return loop.train(
-        plan,
-        config,
-        workdir,
+        program,
         lambda sample: train_batches(
             prepared,
             batch_size=config.train.batch_size,
             start_sample=sample,
-            **_input(config, objective, plan.mesh),
+            **_input(config, objective, program.mesh),
         ),
-        lambda params: plan.evaluate(params, held_out()),
-        objective.flops_per_token(config.data.sequence_length),
-        (lambda: initial_params(config, objective)) if config.train.init else None,
+        lambda params: program.evaluate(params, held_out()),
+        config=config.train,
+        profile=config.profile,
+        seed=config.seed,
+        workdir=workdir,
+        flops_per_token=objective.flops_per_token(config.data.sequence_length),
+        initial_params=(lambda: initial_params(config, objective)) if config.train.init else None,
     )
 
 
@@ -76,10 +78,10 @@ def initial_params(config: Config, objective: Objective):
     return objective.load(tensors)
 
 
-def make_clockwork(config: Config, prepared: PreparedData) -> Clockwork:
+def make_step_units(config: Config, prepared: PreparedData) -> StepUnits:
     """The run's units of time, its total steps included."""
     batch_size = config.train.batch_size
-    units = Clockwork(tokens_per_step(prepared, batch_size), steps_per_epoch(prepared, batch_size))
+    units = StepUnits(tokens_per_step(prepared, batch_size), steps_per_epoch(prepared, batch_size))
     return units.with_total("train.duration", config.train.duration)
 
 

@@ -13,7 +13,7 @@ from deberta_jax.errors import UserError
 from deberta_jax.preparation import pipeline
 from deberta_jax.report.run_results import is_done, read_result
 from deberta_jax.report.sweep import write_report
-from deberta_jax.runs.pretraining import check_data, make_clockwork
+from deberta_jax.runs.pretraining import check_data, make_step_units
 from deberta_jax.sweeps import handover
 from deberta_jax.sweeps.board import Board
 from deberta_jax.sweeps.local import Queue, run_all
@@ -106,7 +106,7 @@ def ready(run: Run) -> int:
             pipeline.prepare(run.config.data, run.data)
         prepared = dataset.load(run.data)
         check_data(run.config, prepared)
-        return make_clockwork(run.config, prepared).total_steps
+        return make_step_units(run.config, prepared).total_steps
     except UserError as error:
         raise UserError(f"variant {run.variant}: {error}") from error
 
@@ -144,7 +144,7 @@ def total_steps(run: Run) -> int | None:
     """Steps of a whole run; None while its data is not prepared, or not to be seen from here."""
     if read_metadata(str(run.data)) is None:
         return None
-    return make_clockwork(run.config, dataset.load(run.data)).total_steps
+    return make_step_units(run.config, dataset.load(run.data)).total_steps
 
 
 def report(file: SweepFile, runs: Sequence[Run], workdir: Path) -> None:

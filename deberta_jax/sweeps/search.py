@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from deberta_jax.errors import UserError
-from deberta_jax.report.run_results import last_held_out
 from deberta_jax.report.series import is_loss
 from deberta_jax.sweeps.variants import Run
+from deberta_jax.training.metrics import last_held_out
 
 SAMPLERS = ("tpe", "random")
 JOURNAL = "search.journal"

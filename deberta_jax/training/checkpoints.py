@@ -17,7 +17,7 @@ class Restored(NamedTuple):
 
     Attributes:
         state: the training state, laid out as the abstract state asked for.
-        input: where the input stood: {"next_step", "batch_size", "seed"}.
+        input: the input's position: {"next_step", "next_sample", "batch_size", "seed"}.
         clock: totals over all sessions: {"seconds", "tokens", "productive"}, and when the first
             one began: {"begun"}.
     """
@@ -99,12 +99,17 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step of the best checkpoint, as the newest one has it (`training.best`)."""
+        return (self._read_json("clock").get("best") or {}).get("step")
+
+    def position(self) -> dict:
+        """The input's position in the newest checkpoint (`Restored.input`); {} without one."""
+        return self._read_json("input")
+
+    def _read_json(self, item: str) -> dict:
         if self.latest() is None:
-            return None
-        items = ocp.args.Composite(clock=ocp.args.JsonRestore())
-        return (self._manager.restore(self.latest(), args=items).clock.get("best") or {}).get(
-            "step"
-        )
+            return {}
+        items = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+        return self._manager.restore(self.latest(), args=items)[item]
 
     def restore_params(self, abstract_params, step: int | None = None) -> tuple[int, Any]:
         """(step, parameters) of the newest checkpoint, or of `step`'s, without optimizer state.

@@ -37,6 +37,13 @@ def read_metrics(workdir: Path) -> list[dict]:
     return list(_lines(workdir / "metrics.jsonl"))
 
 
+def last_held_out(workdir: Path) -> dict[str, float]:
+    """The metrics ("eval/...") of the last evaluation; none where there was none."""
+    evaluations = [line for line in read_metrics(workdir) if "eval/loss" in line]
+    last = evaluations[-1] if evaluations else {}
+    return {name: value for name, value in last.items() if name.startswith("eval/")}
+
+
 def _lines(path: Path):
     if not path.exists():
         return

@@ -6,6 +6,31 @@ They are sums over sharded arrays in one compiled program, so that any mesh give
 import jax
 import jax.numpy as jnp
 
+from deberta_jax.training.step import StepHook, StepOutcome
+
+
+def norms_hook(every: int) -> StepHook:
+    """Adds "norms", {kind: [parts]}: of the weights before the step, the gradient, the update.
+
+    They are measured at every so many steps, and zeros at the others.
+    """
+
+    def hook(outcome: StepOutcome):
+        trees = {
+            "weight": outcome.before.params,
+            "gradient": outcome.grads,
+            "update": outcome.updates,
+        }
+
+        def measure():
+            return {kind: part_norms(tree) for kind, tree in trees.items()}
+
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
+        is_due = outcome.after.step % every == 0
+        return outcome.after, {"norms": jax.lax.cond(is_due, measure, lambda: zeros)}
+
+    return hook
+
 
 def part_names(params) -> list[str]:
     """The parts of a model that `part_norms` measures, in its order.

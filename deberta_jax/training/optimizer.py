@@ -6,18 +6,18 @@ import optax
 
 from deberta_jax.errors import UserError
 from deberta_jax.training.config import OptimizerConfig
-from deberta_jax.training.step_units import Clockwork
+from deberta_jax.training.step_units import StepUnits
 
 
-def make_schedule(config: OptimizerConfig, clockwork: Clockwork) -> optax.Schedule:
+def make_schedule(config: OptimizerConfig, units: StepUnits) -> optax.Schedule:
     """Learning rate by step: linear warm-up, then the named schedule to the end of the run.
 
     Raises:
         UserError: an unknown schedule, or a warm-up (and decay) longer than the run.
     """
-    total = clockwork.total_steps
-    warmup = clockwork.steps("optimizer.warmup", config.warmup)
-    cooldown = clockwork.steps("optimizer.decay", config.decay)
+    total = units.total_steps
+    warmup = units.steps("optimizer.warmup", config.warmup)
+    cooldown = units.steps("optimizer.decay", config.decay)
     peak, final = config.learning_rate, config.learning_rate * config.final_share
     own_decay = config.schedule in ("rsqrt", "wsd")
     if warmup + (cooldown if own_decay else 0) > total:

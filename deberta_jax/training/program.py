@@ -1,4 +1,4 @@
-"""Everything that is settled before a run touches its workdir: mesh, layouts, compiled steps."""
+"""Everything that is fixed before a run touches its workdir: mesh, layouts, compiled steps."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,23 +7,32 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from deberta_jax.parallel import sharding
-from deberta_jax.parallel import xla_options as compiler
+from deberta_jax.parallel import sharding, xla_options
 from deberta_jax.parallel.mesh import make_mesh
 from deberta_jax.training.evaluation import make_evaluation
+from deberta_jax.training.norms import norms_hook
 from deberta_jax.training.optimizer import make_optimizer, make_schedule
 from deberta_jax.training.state import abstract_state
 from deberta_jax.training.step import make_train_step
-from deberta_jax.training.step_units import Clockwork
+from deberta_jax.training.step_units import StepUnits
 
 
-class Plan(NamedTuple):
+class Intervals(NamedTuple):
+    """Steps between two of each; 0 for never."""
+
+    log: int
+    eval: int
+    checkpoint: int
+    norms: int
+
+
+class TrainProgram(NamedTuple):
     """What the loop drives.
 
     Attributes:
         mesh: the devices.
-        clockwork: the run's units of time, its total steps included.
-        every: steps between two "log", "eval", "checkpoint" and "norms"; 0 for never.
+        units: the run's units of time, its total steps included.
+        every: how often metrics are reported, held-out data measured, checkpoints written.
         abstract: shapes, types and shardings of the training state.
         initialize: `(rng, params or None) -> state`, made in shards; params replace random ones.
         train_step: `(state, batch, seed) -> (state, metrics)`, jitted, the state donated; the seed
@@ -32,50 +41,47 @@ class Plan(NamedTuple):
     """
 
     mesh: Mesh
-    clockwork: Clockwork
-    every: dict[str, int]
+    units: StepUnits
+    every: Intervals
     abstract: Any
     initialize: Callable
     train_step: Callable
     evaluate: Callable
 
 
-def make_plan(config, objective, clockwork: Clockwork, devices=None) -> Plan:
+def make_program(config, objective, units: StepUnits, devices=None) -> TrainProgram:
     """Raises `UserError` for whatever in the config cannot be run on these devices.
 
     Args:
         config: a `deberta_jax.schema.Config`; read are `train`, `optimizer` and `mesh`.
         objective: what is learned (`objectives.Objective`).
-        clockwork: the run's units of time, its total steps included.
+        units: the run's units of time, its total steps included.
         devices: what to run on, or to compile for; all that JAX has unless told otherwise.
     """
     settings = config.train
-    every = {
-        what: clockwork.steps(f"train.{what}_every", getattr(settings, f"{what}_every"))
-        for what in ("log", "eval", "checkpoint", "norms")
-    }
+    every = Intervals(
+        *(
+            units.steps(f"train.{what}_every", getattr(settings, f"{what}_every"))
+            for what in Intervals._fields
+        )
+    )
     mesh = make_mesh(config.mesh, devices)
     sharding.check_batch(settings.batch_size, settings.microbatches, mesh)
-    schedule = make_schedule(config.optimizer, clockwork)
+    schedule = make_schedule(config.optimizer, units)
     depths = None
     if config.optimizer.layer_decay != 1:
         depths = objective.depths(nn.unbox(jax.eval_shape(objective.init, jax.random.key(0))))
     optimizer = make_optimizer(config.optimizer, schedule, depths)
     abstract, initialize = abstract_state(objective, optimizer, mesh)
     layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    step = make_train_step(
-        objective,
-        optimizer,
-        schedule,
-        settings.microbatches,
-        norms_every=every["norms"],
-    )
+    hooks = [norms_hook(every.norms)] if every.norms else []
+    step = make_train_step(objective, optimizer, schedule, settings.microbatches, hooks)
     train_step = jax.jit(
         step,
         in_shardings=(layouts, sharding.batch_sharding(mesh), sharding.replicated(mesh)),
         out_shardings=(layouts, sharding.replicated(mesh)),
         donate_argnums=0,
-        compiler_options=compiler.options(mesh),
+        compiler_options=xla_options.options(mesh),
     )
     evaluate = make_evaluation(objective, layouts.params, mesh)
-    return Plan(mesh, clockwork, every, abstract, initialize, train_step, evaluate)
+    return TrainProgram(mesh, units, every, abstract, initialize, train_step, evaluate)

@@ -1,23 +1,50 @@
 """The step: a pure function of (state, batch, seed). Its randomness is fold_in(key, step)."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from deberta_jax.training.norms import part_norms
 from deberta_jax.training.state import TrainState
+from deberta_jax.training.trainable import Trainable
 
 
-def make_train_step(objective, optimizer, schedule, microbatches: int, norms_every: int = 0):
+class StepOutcome(NamedTuple):
+    """What a step made, before it counts.
+
+    Attributes:
+        before: the state that it began with.
+        after: the state that it ends with.
+        grads: the whole batch's gradient, before it is clipped.
+        updates: what was added to the parameters.
+    """
+
+    before: TrainState
+    after: TrainState
+    grads: Any
+    updates: Any
+
+
+# Runs inside the compiled step: `outcome -> (state after, metrics)`.
+StepHook = Callable[[StepOutcome], tuple[TrainState, dict[str, Any]]]
+
+
+def make_train_step(
+    objective: Trainable,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    microbatches: int,
+    hooks: Sequence[StepHook] = (),
+):
     """`(state, batch, seed) -> (state, metrics)`; the batch is computed in `microbatches` parts.
 
     The parts' losses are divided by the whole batch's weights, so that any number of parts gives
-    the gradient of the whole batch. Where `norms_every` is not 0, the metrics also hold "norms":
-    {kind: [parts]} of the weights before the step, of the gradient before it is clipped, and of the
-    update; they are measured at every so many steps, and zeros at the others. The seed is an
-    argument, not part of the program, so that runs with other seeds need no compilation.
+    the gradient of the whole batch. The hooks may add metrics, and may change what the step ends
+    with. The seed is an argument, not part of the program, so that runs with other seeds need no
+    compilation.
     """
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], seed: jax.Array):
@@ -28,8 +55,7 @@ def make_train_step(objective, optimizer, schedule, microbatches: int, norms_eve
             """(gradient, sums) of some rows of the batch."""
             part_rng = jax.random.fold_in(rng, index)
             loss = functools.partial(objective.loss, train=True)
-            grads, sums = jax.grad(loss, has_aux=True)(state.params, rows, weights, part_rng)
-            return grads, sums
+            return jax.grad(loss, has_aux=True)(state.params, rows, weights, part_rng)
 
         if microbatches == 1:
             grads, sums = gradient(0, batch)
@@ -41,22 +67,13 @@ def make_train_step(objective, optimizer, schedule, microbatches: int, norms_eve
         metrics = {f"train/{name}": v for name, v in objective.summarize(sums, weights).items()}
         metrics["optim/grad_norm"] = optax.tree.norm(grads)
         metrics["optim/learning_rate"] = schedule(state.step)
-        if norms_every:
-            trees = {"weight": state.params, "gradient": grads, "update": updates}
-            metrics["norms"] = _norms_if((state.step + 1) % norms_every == 0, trees)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        after = TrainState(state.step + 1, params, opt_state)
+        for hook in hooks:
+            after, measured = hook(StepOutcome(state, after, grads, updates))
+            metrics |= measured
+        return after, metrics
 
     return train_step
-
-
-def _norms_if(due, trees):
-    """{kind: [parts]}: the norms of each tree, or zeros for next to nothing."""
-
-    def measure():
-        return {kind: part_norms(tree) for kind, tree in trees.items()}
-
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
-    return jax.lax.cond(due, measure, lambda: zeros)
 
 
 def _accumulated(gradient, batch, parts: int):

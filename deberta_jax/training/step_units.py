@@ -12,7 +12,7 @@ _MULTIPLES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
 @dataclasses.dataclass(frozen=True)
-class Clockwork:
+class StepUnits:
     """What turns a duration into steps.
 
     Attributes:
@@ -25,7 +25,7 @@ class Clockwork:
     steps_per_epoch: float
     total_steps: int | None = None
 
-    def with_total(self, field: str, duration: str) -> "Clockwork":
+    def with_total(self, field: str, duration: str) -> "StepUnits":
         """The same units for a run of that duration."""
         return dataclasses.replace(self, total_steps=self.steps(field, duration))
 

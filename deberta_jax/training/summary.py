@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from deberta_jax.parallel import sharding
-from deberta_jax.training.program import Plan
+from deberta_jax.training.program import TrainProgram
 
 
 def devices_line(mesh: Mesh) -> str:
@@ -40,16 +40,16 @@ def parameter_table(abstract_params) -> str:
     return "\n".join(["parameters:", *lines])
 
 
-def describe(plan: Plan, batch_size: int, flops_per_token: float) -> str:
+def describe(program: TrainProgram, batch_size: int, flops_per_token: float) -> str:
     """Everything a person wants to know of a run before it starts."""
-    clockwork = plan.clockwork
+    units = program.units
     return "\n".join(
         [
-            devices_line(plan.mesh),
-            parameter_table(plan.abstract.params),
-            sharding.describe(plan.abstract, plan.mesh),
-            f"{clockwork.total_steps:,} steps of {batch_size:,} sequences = "
-            f"{clockwork.tokens_per_step:,.0f} tokens; {clockwork.steps_per_epoch:,.1f} steps an "
+            devices_line(program.mesh),
+            parameter_table(program.abstract.params),
+            sharding.describe(program.abstract, program.mesh),
+            f"{units.total_steps:,} steps of {batch_size:,} sequences = "
+            f"{units.tokens_per_step:,.0f} tokens; {units.steps_per_epoch:,.1f} steps an "
             f"epoch; {flops_per_token / 1e6:,.1f} MFLOPs a token (forward and backward)",
         ]
     )

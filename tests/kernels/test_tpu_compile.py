@@ -87,8 +87,8 @@ def sharded_step(topology, data, tensor):
     from deberta_jax.parallel.mesh import MeshConfig
     from deberta_jax.schema import Config
     from deberta_jax.training.config import TrainConfig
-    from deberta_jax.training.program import make_plan
-    from deberta_jax.training.step_units import Clockwork
+    from deberta_jax.training.program import make_program
+    from deberta_jax.training.step_units import StepUnits
 
     length, batch, predictions = 512, 8, 77
     model = ModelConfig(
@@ -99,11 +99,11 @@ def sharded_step(topology, data, tensor):
     config = Config(
         model=model, mesh=MeshConfig(data, 1, tensor), train=TrainConfig(batch_size=batch)
     )
-    clockwork = Clockwork(batch * length, 1e5, 100_000)
-    plan = make_plan(
-        config, MaskedLanguageModelling(model, compute=compute), clockwork, tpu_devices(topology)
+    units = StepUnits(batch * length, 1e5, 100_000)
+    program = make_program(
+        config, MaskedLanguageModelling(model, compute=compute), units, tpu_devices(topology)
     )
-    rows = sharding.batch_sharding(plan.mesh)
+    rows = sharding.batch_sharding(program.mesh)
 
     def abstract(size, dtype=jnp.int32):
         return jax.ShapeDtypeStruct((batch, size), dtype, sharding=rows)
@@ -112,8 +112,8 @@ def sharded_step(topology, data, tensor):
     inputs = dict.fromkeys(("input_ids", "segment_ids", "position_ids"), tokens)
     inputs |= dict.fromkeys(("masked_positions", "masked_labels"), masked)
     inputs["masked_weights"] = abstract(predictions, jnp.float32)
-    with sharding.on(plan.mesh):
-        text = plan.train_step.lower(plan.abstract, inputs, np.uint32(0)).compile().as_text()
+    with sharding.on(program.mesh):
+        text = program.train_step.lower(program.abstract, inputs, np.uint32(0)).compile().as_text()
     found = {name: [] for name in ("custom-call", *SCATTERED)}
     for line in text.splitlines():
         opcode = re.search(r"= .*? ([a-z-]+)\(", line)

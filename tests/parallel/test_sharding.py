@@ -11,10 +11,11 @@ from deberta_jax.objectives.mlm_clm import MaskedAndCausalLanguageModelling
 from deberta_jax.parallel import sharding
 from deberta_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from deberta_jax.training.config import OptimizerConfig
+from deberta_jax.training.norms import norms_hook
 from deberta_jax.training.optimizer import make_optimizer, make_schedule
 from deberta_jax.training.state import abstract_params, abstract_state
 from deberta_jax.training.step import make_train_step
-from deberta_jax.training.step_units import Clockwork
+from deberta_jax.training.step_units import StepUnits
 from tests.devices import on_eight_devices
 from tests.model import small
 
@@ -139,13 +140,13 @@ def check_sharded_steps(objective, vocab_size, layers, microbatches, seed):
 
 def run_steps(mesh, objective, microbatches, seed, steps=3):
     settings = OptimizerConfig(learning_rate=1e-3, warmup="0", clip_norm=1.0)
-    rate = make_schedule(settings, Clockwork(1.0, 1.0, 10))
+    rate = make_schedule(settings, StepUnits(1.0, 1.0, 10))
     optimizer = make_optimizer(settings, rate)
     abstract, initialize = abstract_state(objective, optimizer, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     whole = sharding.replicated(mesh)
     step = jax.jit(
-        make_train_step(objective, optimizer, rate, microbatches, norms_every=1),
+        make_train_step(objective, optimizer, rate, microbatches, [norms_hook(1)]),
         in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
         out_shardings=(shardings, whole),
         donate_argnums=0,

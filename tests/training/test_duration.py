@@ -3,9 +3,9 @@
 import pytest
 
 from deberta_jax.errors import UserError
-from deberta_jax.training.step_units import Clockwork
+from deberta_jax.training.step_units import StepUnits
 
-CLOCK = Clockwork(tokens_per_step=1000.0, steps_per_epoch=40.0, total_steps=500)
+CLOCK = StepUnits(tokens_per_step=1000.0, steps_per_epoch=40.0, total_steps=500)
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_what_is_no_duration_names_its_field(duration):
 
 def test_a_percentage_needs_the_length_of_the_run():
     with pytest.raises(UserError, match=r"train\.duration is '10%'"):
-        Clockwork(1000.0, 40.0).steps("train.duration", "10%")
+        StepUnits(1000.0, 40.0).steps("train.duration", "10%")

@@ -13,11 +13,11 @@ from deberta_jax.errors import UserError
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
 from deberta_jax.training.config import OptimizerConfig
 from deberta_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
-from deberta_jax.training.step_units import Clockwork
+from deberta_jax.training.step_units import StepUnits
 from tests.model import small
 
 PEAK, FINAL, WARMUP, DECAY, TOTAL = 2e-3, 2e-4, 100, 200, 1000
-CLOCK = Clockwork(1000.0, 40.0, TOTAL)
+CLOCK = StepUnits(1000.0, 40.0, TOTAL)
 
 
 def schedule(name, clock=CLOCK, **changes):

@@ -10,14 +10,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 import deberta_jax
-from deberta_jax import evaluate, objectives, schema
+from deberta_jax import objectives, schema
 from deberta_jax.data.packed_text import VALIDATION
 from deberta_jax.errors import UserError
 from deberta_jax.model.heads import DebertaForMaskedLM
@@ -442,10 +441,9 @@ def test_a_run_of_both_objectives_resumes_bit_for_bit(both, tmp_path):
     assert again["eval/perplexity"] == last["eval/perplexity"]
 
 
-def test_evaluation_shows_both_kinds_of_guesses(both, capsys):
+def test_evaluation_shows_both_kinds_of_guesses(both):
     _, workdir = both
-    evaluate.main(SimpleNamespace(workdir=str(workdir), examples=2))
-    output = capsys.readouterr().out
+    output = command("evaluate", f"--workdir={workdir}", "--examples=2")
     assert re.search(rf"eval/perplexity +{metrics(workdir)[-1]['eval/perplexity']:.4f}\n", output)
     assert output.count("guesses:") == output.count("likeliest:") == output.count("drawn:") == 2
 

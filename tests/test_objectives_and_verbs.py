@@ -1,0 +1,184 @@
+"""Every objective there is, and one from outside, held to the whole protocol and to every verb."""
+
+import dataclasses
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+import deberta_jax
+from deberta_jax import objectives, schema
+from deberta_jax.data import dataset
+from deberta_jax.data.masking import derive_seed
+from deberta_jax.data.packed_text import TRAIN
+from deberta_jax.errors import UserError
+from deberta_jax.objectives import Objective
+from deberta_jax.runs.opening import open_run
+from deberta_jax.training.metrics import read_metrics
+
+ROOT = Path(__file__).parents[1]
+TOY = Path(__file__).parent / "toy_objective"
+RECIPE = "--config=tests/formats/recipe.py"
+TEXT = ("mlm", "clm", "mlm_clm", "copy")
+TASKS = ("classification", "regression", "multiple_choice", "span", "token_classification")
+LENGTH, BATCH = 32, 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy_installed():
+    """The toy's folder on the path is what an installed package is: it has its metadata there."""
+    sys.path.insert(0, str(TOY))
+    objectives._installed.cache_clear()
+    yield
+    sys.path.remove(str(TOY))
+    objectives._installed.cache_clear()
+
+
+def options(objective):
+    """What the recipe changes for it."""
+    return {"objective": objective, "model.causal": objective == "clm"}
+
+
+def command(verb, *arguments):
+    environment = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{TOY}:{ROOT}"}
+    result = subprocess.run(
+        [sys.executable, "-m", f"deberta_jax.{verb}", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The corpus of the first schema's run."""
+    return ROOT / "tests" / "formats" / "v1" / "data"
+
+
+def config_for(objective, data=None, **train):
+    from tests.formats.recipe import get_config
+
+    config = get_config()
+    config.update_from_flattened_dict(options(objective))
+    config.data.dir = str(data or "")
+    config.train.update(dict(duration="2 steps", eval_batches=1) | train)
+    if objective in TASKS:
+        config.task.labels = ("a", "b")
+    return schema.freeze(config)
+
+
+def test_the_matrix_has_every_objective():
+    assert sorted(objectives.names()) == sorted((*TEXT, *TASKS))
+
+
+@pytest.mark.parametrize("name", (*TEXT, *TASKS))
+def test_an_objective_has_the_whole_protocol(name):
+    """A batch of its shapes goes through everything that the loop asks of it."""
+    objective = objectives.make(config_for(name))
+    assert isinstance(objective, Objective) and not inspect.isabstract(type(objective))
+    shapes = objective.batch_shapes(LENGTH, BATCH)
+    assert all(shape.shape[0] == BATCH for shape in shapes.values())
+    boxed = jax.eval_shape(objective.init, jax.random.key(0))
+    params = nn.unbox(boxed)
+
+    def everything(params, batch, rng):
+        weights = objective.weights(batch)
+        results = [objective.loss(params, batch, weights, rng, train) for train in (True, False)]
+        return [objective.summarize(sums, weights) for _, sums in results]
+
+    for metrics in jax.eval_shape(everything, params, shapes, jax.random.key(0)):
+        assert metrics["loss"].shape == ()
+    assert objective.flops_per_token(LENGTH) > 0
+    for tree in (objective.depths(params), objective.parameter_groups(params)):
+        assert jax.tree.structure(tree) == jax.tree.structure(params)
+    assert set(objective.exported) <= set(objective.models)
+    for model in objective.exported:
+        assert jax.tree.leaves(objective.params_of(params, model))
+        assert objective.models[model].deterministic
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_its_batches_have_its_shapes_and_depend_on_their_arguments_alone(name, data):
+    objective = objectives.make(config_for(name))
+    prepared = dataset.load(data)
+    rows = prepared.source(TRAIN).__getitems__(list(range(BATCH)))
+    text = {key: np.stack([row[key] for row in rows]).astype(np.int32) for key in rows[0]}
+    text["position_ids"] = np.zeros_like(text["input_ids"])
+    make = objective.batch_maker(prepared.tokenizer, derive_seed(1, "masks"))
+    batch, again = make(text, 3, 0), make(text, 3, 0)
+    shapes = objective.batch_shapes(prepared.metadata.sequence_length, BATCH)
+    assert {key: (x.shape, x.dtype) for key, x in batch.items()} == {
+        key: (shape.shape, shape.dtype) for key, shape in shapes.items()
+    }
+    for key, value in batch.items():
+        np.testing.assert_array_equal(value, again[key])
+
+
+@pytest.fixture(scope="module", params=TEXT)
+def run(request, data, tmp_path_factory):
+    """A run of two steps by the verb `train`: (objective, workdir)."""
+    name, workdir = request.param, tmp_path_factory.mktemp("runs") / request.param
+    overrides = [f"--config.{field}={value}" for field, value in options(name).items()]
+    overrides += [f"--config.data.dir={data}", "--config.train.duration=2 steps"]
+    command("train", RECIPE, f"--workdir={workdir}", *overrides)
+    return name, workdir
+
+
+def test_every_verb_takes_its_run(run, data, tmp_path):
+    """evaluate, export, convert and score, and the export is the run."""
+    name, workdir = run
+    output = command("evaluate", f"--workdir={workdir}", "--examples=1")
+    last = [line for line in read_metrics(workdir) if "eval/loss" in line][-1]
+    assert f"{last['eval/loss']:.4f}" in output
+    command("export", f"--workdir={workdir}", f"--out={tmp_path / 'export'}")
+    command("convert", f"--from={workdir}", f"--to={tmp_path / 'microsoft'}", "--layout=microsoft")
+    (tmp_path / "lines.txt").write_text("The old river found the road.\n")
+    scores = tmp_path / "scores.jsonl"
+    for checkpoint in (workdir, tmp_path / "export"):
+        arguments = f"--checkpoint={checkpoint}", f"--input={tmp_path / 'lines.txt'}"
+        command("score", *arguments, f"--out={scores}")
+        assert json.loads(scores.read_text())["tokens"] > 0
+    opened = open_run(workdir)
+    ids = np.arange(5, 13, dtype=np.int32)[None]
+    want = opened.objective.models["model"].apply({"params": opened.params}, ids)
+    for directory in ("export", "microsoft"):
+        model, params = deberta_jax.load_pretrained(tmp_path / directory, "masked_lm")
+        model = model.clone(config=dataclasses.replace(model.config, causal=name == "clm"))
+        np.testing.assert_allclose(model.apply({"params": params}, ids), want, atol=1e-5)
+
+
+def test_it_goes_on_without_its_corpus(run, data, tmp_path):
+    """The tokenizer came along: export, score and fine-tuning need no prepared data."""
+    _, workdir = run
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["dir"] = str(tmp_path / "gone")
+    moved = tmp_path / "moved"
+    subprocess.run(["cp", "-r", workdir, moved], check=True)
+    (moved / "config.json").write_text(json.dumps(config))
+    deberta_jax.export(moved, tmp_path / "export")
+    assert deberta_jax.load_tokenizer(tmp_path / "export").encode("the river").size
+    with pytest.raises(UserError, match=r"no prepared data in .*gone"):
+        deberta_jax.evaluate(moved)
+
+
+def test_an_objective_that_is_none_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"objective is 'rtdd'; it must be one of 'mlm'.*'copy'"):
+        objectives.make(dataclasses.replace(config_for("mlm"), objective="rtdd"))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_is_no_objective_of_pre_training(name, data, tmp_path):
+    with pytest.raises(UserError, match=f"objective '{name}' learns a task: use the verb finetune"):
+        deberta_jax.train(config_for(name, data), tmp_path)
+    assert not list(tmp_path.iterdir())

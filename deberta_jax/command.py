@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections.config_flags import config_flags
 
+from deberta_jax import recipes
 from deberta_jax.errors import UserError
 from deberta_jax.parallel import host_memory
 from deberta_jax.parallel import processes as distributed
@@ -40,7 +41,8 @@ def run(
             "distributed", "off", f"The job's other processes: {distributed.FORMS}."
         )
     if needs_config:
-        config_flags.DEFINE_config_file("config", None, "A recipe: a file in configs/.")
+        config_flags.DEFINE_config_file("config", None, "A recipe: its name or its file.")
+        flags.FLAGS["config"].parser = _RecipeParser("sweep" if sweep else "config")
     if sweep:
         flags.DEFINE_alias("sweep", "config")
     if workdir:
@@ -49,9 +51,9 @@ def run(
     def parse(arguments):
         parsed = _one_line(lambda: _parse(arguments))
         if sweep and parsed.config is None:
-            _fail("--sweep is missing; it names a sweep, such as configs/sweeps/ablation.py:tiny")
+            _fail("--sweep is missing; it names a sweep, such as sweeps/ablation:tiny")
         if needs_config and parsed.config is None:
-            _fail("--config is missing; it names a recipe, such as configs/quickstart.py")
+            _fail("--config is missing; it names a recipe, such as quickstart")
         if workdir and not parsed.workdir:
             _fail("--workdir is missing; it names the directory of the run")
         # Orbax and TFDS tell every step of theirs; --verbosity=0 shows it.
@@ -66,6 +68,18 @@ def run(
         verb(flags.FLAGS)
 
     app.run(lambda arguments: _one_line(lambda: main(arguments)), flags_parser=parse)
+
+
+class _RecipeParser(config_flags.ConfigFileFlagParser):
+    """Reads recipes by name too; errors begin with the flag, which is its `name`."""
+
+    def parse(self, path: str):
+        try:
+            file = recipes.find(path)
+        except UserError as error:
+            raise UserError(f"--{self.name}={error}") from None
+        _, colon, argument = path.partition(":")
+        return super().parse(f"{file}{colon}{argument}")
 
 
 def config(parsed) -> Config:
@@ -92,36 +106,21 @@ def _parse(arguments):
 
 
 def _explain(error: Exception, arguments) -> str:
-    """One line for a config file or an override that cannot be taken, with the nearest field."""
-    names = list(flatten(Config()))
-    for argument in arguments[1:]:
-        match = re.match(r"--?(config|sweep)=(.*)$", argument)
-        if match and not Path(match[2].split(":")[0]).is_file():
-            return f"--{match[1]}={match[2]}: there is no such file"
-    if raised := raised_in(error, "get_config"):
+    """One line for a recipe or an override that cannot be used, with the nearest field."""
+    if raised := recipes.raised_in(error, "get_config"):
         return raised
-    for argument in arguments[1:]:
-        match = re.match(r"--?config\.([^=]+)(=(.*))?$", argument)
-        if match and match[1] not in names:
-            return no_such_field(match[1])
-        if match and match[1] in str(error):
-            kind = type(flatten(Config())[match[1]]).__name__
-            return f"--config.{match[1]}={match[3]}: it must be of type {kind}"
+    fields = flatten(Config())
+    overrides = [re.match(r"--?config\.([^=]+)(?:=(.*))?$", word) for word in arguments[1:]]
+    overrides = [match for match in overrides if match]
+    for override in overrides:
+        if override[1] not in fields:
+            return no_such_field(override[1])
+    if isinstance(error, config_flags.FlagOrderError):
+        return f"{overrides[0][0]} comes before --config; overrides have to follow the recipe"
+    for override in overrides:
+        if override[1] in str(error):
+            return f"{override[0]}: it must be of type {type(fields[override[1]]).__name__}"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def raised_in(error: BaseException | None, function: str) -> str | None:
-    """ "file:line: message" of what a recipe's function raised; ml_collections and absl wrap it."""
-    while error:
-        place, trace = None, error.__traceback__
-        while trace:
-            if trace.tb_frame.f_code.co_name == function:
-                place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-            trace = trace.tb_next
-        if place:
-            return f"{place}: {' '.join(str(error).split()) or type(error).__name__}"
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _one_line(function):

@@ -69,8 +69,9 @@ need_name() {
 # Sets TRAIN: the arguments of python that go on with the run, or begin it.
 need_training() {
     need config workdir
-    # A size may follow the file, as in configs/sweeps/ablation.py:tiny.
-    [ -f "$ROOT/${OPTION[config]%%:*}" ] ||
+    # A file or a name, behind which a size may follow: sweeps/ablation:tiny.
+    local recipe="${OPTION[config]%%:*}"
+    [ -f "$ROOT/$recipe" ] || [ -f "$ROOT/configs/$recipe.py" ] ||
         fail "--config=${OPTION[config]}: the checkout has no such recipe; it has $(cd "$ROOT" && echo configs/*.py)"
     TRAIN=(-m deberta_jax.train --config="${OPTION[config]}" --workdir="${OPTION[workdir]}")
     TRAIN+=(--distributed=auto "${OVERRIDES[@]}")

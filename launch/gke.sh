@@ -13,7 +13,7 @@
 #   --slices=N             that many of them, over the data-center network
 #   --image=IMAGE          such as us-docker.pkg.dev/PROJECT/REPOSITORY/deberta_jax
 #   --bucket=BUCKET        mounted at /gcs in every pod
-#   --config=FILE          the recipe, such as configs/deberta_v1_base.py
+#   --config=RECIPE        its name or file, such as deberta_v1_base
 #   --workdir=/gcs/DIR     of the run; on the bucket, so that it outlives the pods
 #   --config.a.b=c         overrides, as for deberta_jax.train
 #   --service-account=A    Kubernetes service account that may write to the bucket (default: default)

@@ -10,7 +10,7 @@
 #   --tpu=TYPE            generation and topology, such as v5e:4x4; or
 #   --gpus=GPU:N          such as H100:8, on each of --nodes=N machines
 #   --bucket=BUCKET       mounted at /gcs on every host
-#   --config=FILE         the recipe, such as configs/deberta_v1_base.py
+#   --config=RECIPE       its name or file, such as deberta_v1_base
 #   --workdir=/gcs/DIR    of the run; on the bucket, so that it outlives the machines
 #   --config.a.b=c        overrides, as for deberta_jax.train
 #   --infra=WHERE         cloud[/region[/zone]], such as gcp/us-central1 (default: the cheapest)

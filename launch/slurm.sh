@@ -3,7 +3,7 @@
 #
 #   --nodes=N              (default: 1)
 #   --gpus-per-node=N
-#   --config=FILE          the recipe, such as configs/deberta_v1_base.py
+#   --config=RECIPE        its name or file, such as deberta_v1_base
 #   --workdir=DIR          of the run; on storage that all nodes see
 #   --config.a.b=c         overrides, as for deberta_jax.train
 #   --name=NAME            of the job (default: deberta-jax)

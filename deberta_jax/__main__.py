@@ -37,7 +37,7 @@ def listing() -> str:
     lines = [USAGE, ""]
     for verb in VERBS:
         source = (Path(__file__).parent / f"{verb}.py").read_text(encoding="utf-8")
-        first = ast.get_docstring(ast.parse(source)).splitlines()[0]
+        first = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
         lines.append(f"  {verb:<10}{first.partition(': python -m')[0].rstrip(':')}")
     return "\n".join(lines)
 

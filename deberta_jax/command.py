@@ -15,8 +15,8 @@ from deberta_jax.parallel import host_memory
 from deberta_jax.parallel import processes as distributed
 from deberta_jax.schema import Config, flatten, freeze, no_such_field
 
-# Status of a run that was told to stop before its end and can go on: what a shell reports of a
-# process that SIGTERM ended. Whoever restarts failed jobs restarts it.
+# Exit status of a run that stopped before its end because a stop was requested, and can go on. A
+# shell reports the same of a process that SIGTERM ended; schedulers restart such a job.
 STOPPED = 128 + signal.SIGTERM
 
 
@@ -31,7 +31,7 @@ def run(
 
     Args:
         verb: the verb's main function; it gets absl's parsed flags.
-        workdir: whether there is a --workdir, which must then be given.
+        workdir: whether there is a --workdir flag, which is then required.
         needs_config: whether there is a --config (with --config.a.b=c overrides).
         processes: whether several processes may run the verb as one (--distributed).
         sweep: whether that recipe is a sweep file, named by --sweep.
@@ -110,8 +110,8 @@ def _explain(error: Exception, arguments) -> str:
     if raised := recipes.raised_in(error, "get_config"):
         return raised
     fields = flatten(Config())
-    overrides = [re.match(r"--?config\.([^=]+)(?:=(.*))?$", word) for word in arguments[1:]]
-    overrides = [match for match in overrides if match]
+    matches = (re.match(r"--?config\.([^=]+)(?:=(.*))?$", word) for word in arguments[1:])
+    overrides = [match for match in matches if match]
     for override in overrides:
         if override[1] not in fields:
             return no_such_field(override[1])

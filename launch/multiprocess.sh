@@ -37,14 +37,14 @@ for ((index = 0; index < processes; index++)); do
   fi
   started+=("$!")
 done
-trap 'told=yes; kill -TERM "${started[@]}" 2>/dev/null || true' TERM INT
+trap 'stop_requested=yes; kill -TERM "${started[@]}" 2>/dev/null || true' TERM INT
 
 stopped=143 status=0 left="$processes"
 while ((left > 0 && (status == 0 || status == stopped))); do
-  told="" ended=0
+  stop_requested="" ended=0
   wait -n || ended=$?
   # A signal interrupts the wait: the processes themselves are still to come.
-  if [[ -z "$told" ]]; then
+  if [[ -z "$stop_requested" ]]; then
     left=$((left - 1))
     ((ended == 0)) || status="$ended"
   fi

@@ -90,7 +90,7 @@ def write_tensors(
     names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
     if count == 1:
         names = [_SINGLE]
-    # Under passing names at first: the tensors may lie in the very files that these replace.
+    # Under temporary names at first: the tensors may lie in the very files that these replace.
     for name, shard in zip(names, shards, strict=True):
         rows = {key: np.asarray(tensor, order="C") for key, tensor in shard.items()}
         save_file(rows, directory / f"{name}.part", metadata={"format": "pt"})
@@ -104,7 +104,8 @@ def write_tensors(
 
 
 def _shards(tensors: Mapping[str, np.ndarray], max_bytes: int) -> list[dict[str, np.ndarray]]:
-    shards, held = [{}], 0
+    shards: list[dict[str, np.ndarray]] = [{}]
+    held = 0
     for name, tensor in tensors.items():
         if shards[-1] and held + tensor.nbytes > max_bytes:
             shards.append({})
@@ -125,7 +126,7 @@ def _write_index(directory: Path, shards: dict[str, dict[str, np.ndarray]]) -> N
 
 def _read_sharded(index: Path) -> dict[str, np.ndarray]:
     weight_map = _weight_map(index)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for file in sorted(set(weight_map.values())):
         path = index.parent / file
         if not path.is_file():

@@ -67,17 +67,17 @@ def released_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         UserError: a stored decoder is not the tensor that it should be tied to.
     """
     bare = "embeddings.word_embeddings.weight" in tensors
-    found = {_renamed(name, bare): tensor for name, tensor in tensors.items()}
+    renamed = {_renamed(name, bare): tensor for name, tensor in tensors.items()}
     for name in _DERIVED:
-        found.pop(name, None)
+        renamed.pop(name, None)
     for name, source in _TIED.items():
-        tied = found.pop(name, None)
-        if tied is not None and not np.array_equal(tied, found.setdefault(source, tied)):
+        tied = renamed.pop(name, None)
+        if tied is not None and not np.array_equal(tied, renamed.setdefault(source, tied)):
             raise UserError(f"{name} differs from {source}, which it should be tied to")
     for (old, _, _), (new, _, _) in zip(LEGACY_LM_HEAD, LM_HEAD, strict=True):
-        for name in [name for name in found if name.startswith(old)]:
-            found.setdefault(new + name.removeprefix(old), found.pop(name))
-    return found
+        for name in [name for name in renamed if name.startswith(old)]:
+            renamed.setdefault(new + name.removeprefix(old), renamed.pop(name))
+    return renamed
 
 
 def _renamed(name: str, bare: bool) -> str:

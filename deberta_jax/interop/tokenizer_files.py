@@ -101,7 +101,7 @@ def class_name(files: TokenizerFiles) -> str:
     name = (
         files.json(SETTINGS).get("tokenizer_class")
         or config.get("tokenizer_class")
-        or _CLASS_OF_MODEL.get(config.get("model_type"))
+        or _CLASS_OF_MODEL.get(config.get("model_type", ""))
     )
     if not name and TOKENIZER in files.contents:
         name = V2 if _model(files).get("type") == "Unigram" else V1
@@ -169,7 +169,7 @@ def scored_vocab(
     if source == TOKENIZER:
         vocab = [(piece, score) for piece, score in _model_of_type(files, "Unigram")["vocab"]]
         return vocab, int(files.json(SETTINGS).get("unk_id", 1)), []
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # protobuf makes it
     try:
         proto.ParseFromString(files.contents[source])
     except DecodeError as error:

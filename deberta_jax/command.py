@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from deberta_jax import recipes
@@ -36,17 +37,7 @@ def run(
         processes: whether several processes may run the verb as one (--distributed).
         sweep: whether that recipe is a sweep file, named by --sweep.
     """
-    if processes:
-        flags.DEFINE_string(
-            "distributed", "off", f"The job's other processes: {distributed.FORMS}."
-        )
-    if needs_config:
-        config_flags.DEFINE_config_file("config", None, "A recipe: its name or its file.")
-        flags.FLAGS["config"].parser = _RecipeParser("sweep" if sweep else "config")
-    if sweep:
-        flags.DEFINE_alias("sweep", "config")
-    if workdir:
-        flags.DEFINE_string("workdir", None, "Directory of the run.")
+    _define_flags(workdir, needs_config, processes, sweep)
 
     def parse(arguments):
         parsed = _one_line(lambda: _parse(arguments))
@@ -70,16 +61,42 @@ def run(
     app.run(lambda arguments: _one_line(lambda: main(arguments)), flags_parser=parse)
 
 
+def _define_flags(workdir: bool, needs_config: bool, processes: bool, sweep: bool) -> None:
+    values = flags.FLAGS
+    others = set(values)
+    if processes:
+        flags.DEFINE_string(
+            "distributed", "off", f"The job's other processes: {distributed.FORMS}."
+        )
+    if needs_config:
+        config_flags.DEFINE_config_file(
+            "config", None, "A recipe: its name or its file. --config.a.b=c overrides a field."
+        )
+        values["config"].parser = _RecipeParser("sweep" if sweep else "config")
+    if sweep:
+        flags.DEFINE_alias("sweep", "config")
+    if workdir:
+        flags.DEFINE_string("workdir", None, "Directory of the run.")
+    # absl's --help lists the flags of the module that is run; these are among them.
+    for name in sorted(set(values) - others):
+        values.register_key_flag_for_module(sys.argv[0], values[name])
+
+
 class _RecipeParser(config_flags.ConfigFileFlagParser):
     """Reads recipes by name too; errors begin with the flag, which is its `name`."""
 
-    def parse(self, path: str):
+    def parse(self, path: str) -> ConfigDict:
         try:
             file = recipes.find(path)
         except UserError as error:
             raise UserError(f"--{self.name}={error}") from None
         _, colon, argument = path.partition(":")
-        return super().parse(f"{file}{colon}{argument}")
+        try:
+            return super().parse(f"{file}{colon}{argument}")
+        except TypeError as error:
+            if "get_config() takes 0 " in str(error):
+                raise UserError(f"--{self.name}={path}: the recipe takes no argument") from error
+            raise
 
 
 def config(parsed) -> Config:

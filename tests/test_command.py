@@ -59,7 +59,14 @@ def test_a_verb_runs_as_its_module_does(tmp_path):
         ),
         (["--config=quikstart"], "--config=quikstart: there is no such recipe or file"),
         (["--config", "quikstart"], "--config=quikstart: there is no such recipe or file"),
+        (["--config=quickstart:large"], "=quickstart:large: the recipe takes no argument"),
     ],
 )
 def test_a_mistake_about_the_recipe_is_one_line(words, message):
     assert message in the_error(run("config", *words))
+
+
+def test_help_of_a_verb_lists_its_flags():
+    lines = run("prepare", "--help").stdout.splitlines()
+    listed = {line.split()[0].rstrip(":") for line in lines if line.startswith("  --")}
+    assert {"--config", "--workdir", "--[no]overwrite"} <= listed

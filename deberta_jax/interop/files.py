@@ -1,7 +1,7 @@
 """The weights of a checkpoint directory, as transformers lays it out: tensors by their names.
 
-Reading maps the files into memory: a tensor costs memory once it is used. Nothing needs torch,
-and nothing in a file is ever run.
+Reading maps the files into memory: a tensor takes memory when it is used. torch is not needed, and
+no code in a file is run.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ _DTYPES = {
 def read_tensors(directory: Path) -> dict[str, np.ndarray]:
     """The tensors of the checkpoint, in the shapes and dtypes of its files.
 
-    The arrays are read-only and lie in the mapped files, which must stay as they are while the
+    The arrays are read-only and lie in the mapped files, which must not change while the
     arrays are in use. Those of a .bin file may be strided, and share memory where they are tied.
 
     Args:
@@ -173,7 +173,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _blaming(path: Path) -> Iterator[None]:
-    """Turns whatever goes wrong with a file's content into one line that names the file."""
+    """Turns any error about a file's content into a `UserError` that names the file."""
     try:
         yield
     except UserError as error:

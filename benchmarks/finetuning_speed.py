@@ -36,8 +36,8 @@ def tell(seconds: float, tokens: int) -> None:
 def ours(arguments, sift_weight=0.0) -> None:
     import jax
 
-    from configs.finetune import sst2
     from deberta_jax import objectives, schema
+    from deberta_jax.configs.finetune import sst2
     from deberta_jax.parallel import sharding
     from deberta_jax.runs import finetuning
     from deberta_jax.training.program import make_program

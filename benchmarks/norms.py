@@ -10,8 +10,8 @@ import time
 import jax
 import numpy as np
 
-from configs import quickstart
 from deberta_jax import schema
+from deberta_jax.configs import quickstart
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
 from deberta_jax.parallel import sharding
 from deberta_jax.training.program import make_program

@@ -16,7 +16,7 @@ To expect: perplexity 20.7 dev, 20.0 test (published; its vocabulary is GPT-2's,
 different vocabularies do not compare). Not yet measured with this code.
 """
 
-from configs import deberta_v1_base
+from deberta_jax.configs import deberta_v1_base
 
 
 def get_config():

@@ -15,7 +15,7 @@ To expect: perplexity 19.5 dev, 19.5 test (published; see deberta_ap_base.py). N
 this code.
 """
 
-from configs import deberta_v1_base
+from deberta_jax.configs import deberta_v1_base
 
 
 def get_config():

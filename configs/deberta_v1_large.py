@@ -10,7 +10,7 @@ To expect: GLUE average 90.00, MNLI 91.1/91.1, SQuAD 2.0 90.7/88.0 after fine-tu
 Not yet measured with this code.
 """
 
-from configs import deberta_v1_base
+from deberta_jax.configs import deberta_v1_base
 
 
 def get_config():

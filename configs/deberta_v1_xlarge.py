@@ -9,7 +9,7 @@ Its own schedule was never published; these are v1 large's values. Meant for a T
 larger. To expect: not yet measured.
 """
 
-from configs import deberta_v1_large
+from deberta_jax.configs import deberta_v1_large
 
 
 def get_config():

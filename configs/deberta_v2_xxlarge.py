@@ -9,7 +9,7 @@ The paper trained on 160 GB of text, on 256 V100 for 30 days. Meant for a TPU v6
 To expect: SuperGLUE 89.9 with SiFT (published). Not yet measured with this code.
 """
 
-from configs import deberta_v2_xlarge
+from deberta_jax.configs import deberta_v2_xlarge
 
 
 def get_config():

@@ -10,7 +10,7 @@ token detection is not here yet, so this pre-trains by masked language modelling
 v5e-256 or larger. To expect: not yet measured.
 """
 
-from configs import deberta_v3_base
+from deberta_jax.configs import deberta_v3_base
 
 
 def get_config():

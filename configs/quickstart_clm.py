@@ -8,7 +8,7 @@ The paper's auto-regressive DeBERTa: disentangled attention under a triangular m
 positions in EMD. With --config.objective=mlm_clm --config.model.causal=False it is DeBERTa-MT.
 """
 
-from configs import quickstart
+from deberta_jax.configs import quickstart
 
 
 def get_config():

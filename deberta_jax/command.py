@@ -7,15 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
 
+from deberta_jax import recipes
 from deberta_jax.errors import UserError
 from deberta_jax.parallel import host_memory
 from deberta_jax.parallel import processes as distributed
 from deberta_jax.schema import Config, flatten, freeze, no_such_field
 
-# Status of a run that was told to stop before its end and can go on: what a shell reports of a
-# process that SIGTERM ended. Whoever restarts failed jobs restarts it.
+# Exit status of a run that stopped before its end because a stop was requested, and can go on. A
+# shell reports the same of a process that SIGTERM ended; schedulers restart such a job.
 STOPPED = 128 + signal.SIGTERM
 
 
@@ -30,28 +32,19 @@ def run(
 
     Args:
         verb: the verb's main function; it gets absl's parsed flags.
-        workdir: whether there is a --workdir, which must then be given.
+        workdir: whether there is a --workdir flag, which is then required.
         needs_config: whether there is a --config (with --config.a.b=c overrides).
         processes: whether several processes may run the verb as one (--distributed).
         sweep: whether that recipe is a sweep file, named by --sweep.
     """
-    if processes:
-        flags.DEFINE_string(
-            "distributed", "off", f"The job's other processes: {distributed.FORMS}."
-        )
-    if needs_config:
-        config_flags.DEFINE_config_file("config", None, "A recipe: a file in configs/.")
-    if sweep:
-        flags.DEFINE_alias("sweep", "config")
-    if workdir:
-        flags.DEFINE_string("workdir", None, "Directory of the run.")
+    _define_flags(workdir, needs_config, processes, sweep)
 
     def parse(arguments):
         parsed = _one_line(lambda: _parse(arguments))
         if sweep and parsed.config is None:
-            _fail("--sweep is missing; it names a sweep, such as configs/sweeps/ablation.py:tiny")
+            _fail("--sweep is missing; it names a sweep, such as sweeps/ablation:tiny")
         if needs_config and parsed.config is None:
-            _fail("--config is missing; it names a recipe, such as configs/quickstart.py")
+            _fail("--config is missing; it names a recipe, such as quickstart")
         if workdir and not parsed.workdir:
             _fail("--workdir is missing; it names the directory of the run")
         # Orbax and TFDS tell every step of theirs; --verbosity=0 shows it.
@@ -66,6 +59,44 @@ def run(
         verb(flags.FLAGS)
 
     app.run(lambda arguments: _one_line(lambda: main(arguments)), flags_parser=parse)
+
+
+def _define_flags(workdir: bool, needs_config: bool, processes: bool, sweep: bool) -> None:
+    values = flags.FLAGS
+    others = set(values)
+    if processes:
+        flags.DEFINE_string(
+            "distributed", "off", f"The job's other processes: {distributed.FORMS}."
+        )
+    if needs_config:
+        config_flags.DEFINE_config_file(
+            "config", None, "A recipe: its name or its file. --config.a.b=c overrides a field."
+        )
+        values["config"].parser = _RecipeParser("sweep" if sweep else "config")
+    if sweep:
+        flags.DEFINE_alias("sweep", "config")
+    if workdir:
+        flags.DEFINE_string("workdir", None, "Directory of the run.")
+    # absl's --help lists the flags of the module that is run; these are among them.
+    for name in sorted(set(values) - others):
+        values.register_key_flag_for_module(sys.argv[0], values[name])
+
+
+class _RecipeParser(config_flags.ConfigFileFlagParser):
+    """Reads recipes by name too; errors begin with the flag, which is its `name`."""
+
+    def parse(self, path: str) -> ConfigDict:
+        try:
+            file = recipes.find(path)
+        except UserError as error:
+            raise UserError(f"--{self.name}={error}") from None
+        _, colon, argument = path.partition(":")
+        try:
+            return super().parse(f"{file}{colon}{argument}")
+        except TypeError as error:
+            if "get_config() takes 0 " in str(error):
+                raise UserError(f"--{self.name}={path}: the recipe takes no argument") from error
+            raise
 
 
 def config(parsed) -> Config:
@@ -92,36 +123,21 @@ def _parse(arguments):
 
 
 def _explain(error: Exception, arguments) -> str:
-    """One line for a config file or an override that cannot be taken, with the nearest field."""
-    names = list(flatten(Config()))
-    for argument in arguments[1:]:
-        match = re.match(r"--?(config|sweep)=(.*)$", argument)
-        if match and not Path(match[2].split(":")[0]).is_file():
-            return f"--{match[1]}={match[2]}: there is no such file"
-    if raised := raised_in(error, "get_config"):
+    """One line for a recipe or an override that cannot be used, with the nearest field."""
+    if raised := recipes.raised_in(error, "get_config"):
         return raised
-    for argument in arguments[1:]:
-        match = re.match(r"--?config\.([^=]+)(=(.*))?$", argument)
-        if match and match[1] not in names:
-            return no_such_field(match[1])
-        if match and match[1] in str(error):
-            kind = type(flatten(Config())[match[1]]).__name__
-            return f"--config.{match[1]}={match[3]}: it must be of type {kind}"
+    fields = flatten(Config())
+    matches = (re.match(r"--?config\.([^=]+)(?:=(.*))?$", word) for word in arguments[1:])
+    overrides = [match for match in matches if match]
+    for override in overrides:
+        if override[1] not in fields:
+            return no_such_field(override[1])
+    if isinstance(error, config_flags.FlagOrderError):
+        return f"{overrides[0][0]} comes before --config; overrides have to follow the recipe"
+    for override in overrides:
+        if override[1] in str(error):
+            return f"{override[0]}: it must be of type {type(fields[override[1]]).__name__}"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def raised_in(error: BaseException | None, function: str) -> str | None:
-    """ "file:line: message" of what a recipe's function raised; ml_collections and absl wrap it."""
-    while error:
-        place, trace = None, error.__traceback__
-        while trace:
-            if trace.tb_frame.f_code.co_name == function:
-                place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-            trace = trace.tb_next
-        if place:
-            return f"{place}: {' '.join(str(error).split()) or type(error).__name__}"
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _one_line(function):

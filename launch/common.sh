@@ -2,7 +2,7 @@
 # Sourced by the launchers: options, one-line errors, and --dry-run.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-# Where every host sees the bucket: what is below it outlives the hosts.
+# The bucket's mount point on every host; files under it outlive the hosts.
 SHARED=/gcs
 declare -A OPTION=()
 OVERRIDES=()
@@ -59,18 +59,19 @@ need_positive() {
     done
 }
 
-# A name that Google Cloud and Kubernetes both take.
+# A name that is valid for Google Cloud and for Kubernetes.
 need_name() {
     need name
     [[ "${OPTION[name]}" =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
         fail "--name=${OPTION[name]} must be at most 40 lower-case letters, digits and hyphens, a letter first"
 }
 
-# Sets TRAIN: the arguments of python that go on with the run, or begin it.
+# Sets TRAIN: the arguments of python that start the run or continue it.
 need_training() {
     need config workdir
-    # A size may follow the file, as in configs/sweeps/ablation.py:tiny.
-    [ -f "$ROOT/${OPTION[config]%%:*}" ] ||
+    # A file or a name; a size may follow it: sweeps/ablation:tiny.
+    local recipe="${OPTION[config]%%:*}"
+    [ -f "$ROOT/$recipe" ] || [ -f "$ROOT/configs/$recipe.py" ] ||
         fail "--config=${OPTION[config]}: the checkout has no such recipe; it has $(cd "$ROOT" && echo configs/*.py)"
     TRAIN=(-m deberta_jax.train --config="${OPTION[config]}" --workdir="${OPTION[workdir]}")
     TRAIN+=(--distributed=auto "${OVERRIDES[@]}")
@@ -82,7 +83,7 @@ need_shared_workdir() {
         fail "--workdir=${OPTION[workdir]} must be on the bucket, so begin with $SHARED/: hosts come and go"
 }
 
-# The words as one line of shell.
+# The words as one line of shell, quoted where needed.
 quoted() {
     local word line=()
     for word in "$@"; do

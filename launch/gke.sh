@@ -3,9 +3,9 @@
 #
 #   image    build and push the image (--image)
 #   nodes    a node pool for each slice, in --cluster
-#   create   the JobSet; whenever a host fails or is preempted, it starts all of them again
+#   create   the JobSet; it restarts all hosts when one fails or is preempted
 #   status   of the JobSet and its pods
-#   logs     follow what host 0 of slice 0 says (--slice=I --worker=J: another)
+#   logs     follow the output of host 0 of slice 0 (or of --slice=I --worker=J)
 #   delete   the JobSet
 #
 #   --name=NAME
@@ -13,7 +13,7 @@
 #   --slices=N             that many of them, over the data-center network
 #   --image=IMAGE          such as us-docker.pkg.dev/PROJECT/REPOSITORY/deberta_jax
 #   --bucket=BUCKET        mounted at /gcs in every pod
-#   --config=FILE          the recipe, such as configs/deberta_v1_base.py
+#   --config=RECIPE        its name or file, such as deberta_v1_base
 #   --workdir=/gcs/DIR     of the run; on the bucket, so that it outlives the pods
 #   --config.a.b=c         overrides, as for deberta_jax.train
 #   --service-account=A    Kubernetes service account that may write to the bucket (default: default)
@@ -68,7 +68,7 @@ verb_nodes() {
         pool=(gcloud container node-pools create "${OPTION[name]}-$slice" "${PLACE[@]}")
         pool+=(--node-locations="${OPTION[zone]}" --num-nodes="$HOSTS")
         pool+=(--machine-type="${GKE_MACHINE[$GENERATION]}${CHIPS_A_HOST}t")
-        # A slice of one host has the topology that its machine has.
+        # The topology of a single-host slice follows from its machine type.
         if [ "$HOSTS" -gt 1 ]; then pool+=(--tpu-topology="$TOPOLOGY"); fi
         if [ -n "${OPTION[spot]:-}" ]; then pool+=(--spot); fi
         run "${pool[@]}"
@@ -82,7 +82,7 @@ verb_create() {
     need_training
     need_shared_workdir
     if [ -n "${OPTION[xpk]:-}" ]; then
-        # Status 2 is a mistake of the user's: no restart mends it. xpk restarts on 42 and 127-255.
+        # Status 2 is a user error, which a restart cannot fix. xpk restarts on 42 and 127-255.
         run xpk workload create "${PLACE[@]}" --workload="${OPTION[name]}" \
             --tpu-type="$ACCELERATOR_TYPE" --num-slices="$SLICES" --docker-image="${OPTION[image]}" \
             --storage="${OPTION[bucket]}" --max-restarts="$MAX_RESTARTS" --restart-on-exit-codes=1 \

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by gke.sh: the manifest of a training job.
 
-# A YAML string, which JSON's are.
+# A YAML string; JSON strings are YAML.
 yaml() {
     local text="${1//\\/\\\\}"
     echo "\"${text//\"/\\\"}\""
@@ -57,7 +57,7 @@ spec:
           backoffLimit: 0
           podFailurePolicy:
             rules:
-              # Status 2 is a mistake of the user's: no restart mends it.
+              # Status 2 is a user error, which a restart cannot fix.
               - action: FailJob
                 onExitCodes:
                   containerName: train

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs N processes of one verb on this machine, as a pod runs one on every host:
 #   bash launch/multiprocess.sh N VERB FLAG...
-#   bash launch/multiprocess.sh 2 train --config=configs/quickstart.py --workdir=runs/two
-# DEVICES=K gives each process K CPU devices. Process 0 speaks; what the others say is in
-# process_I.log beside the run (in LOGS, the working directory unless set). When one fails, all end.
+#   bash launch/multiprocess.sh 2 train --config=quickstart --workdir=runs/two
+# DEVICES=K gives each process K CPU devices. Process 0 prints; the output of the others
+# goes to process_I.log in LOGS (default: the working directory). When one fails, all end.
 # SIGTERM and Ctrl-C stop them all at one step, with a checkpoint: status 143, as for one process.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -37,14 +37,14 @@ for ((index = 0; index < processes; index++)); do
   fi
   started+=("$!")
 done
-trap 'told=yes; kill -TERM "${started[@]}" 2>/dev/null || true' TERM INT
+trap 'stop_requested=yes; kill -TERM "${started[@]}" 2>/dev/null || true' TERM INT
 
 stopped=143 status=0 left="$processes"
 while ((left > 0 && (status == 0 || status == stopped))); do
-  told="" ended=0
+  stop_requested="" ended=0
   wait -n || ended=$?
-  # A signal interrupts the wait: the processes themselves are still to come.
-  if [[ -z "$told" ]]; then
+  # A signal interrupts the wait: the processes have not ended yet.
+  if [[ -z "$stop_requested" ]]; then
     left=$((left - 1))
     ((ended == 0)) || status="$ended"
   fi

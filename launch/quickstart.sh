@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh machine to a trained, exported DeBERTa: bash launch/quickstart.sh [WORKDIR]
-# Run again, it goes on from where it stood.
+# Run again, it continues from the last checkpoint.
 set -euo pipefail
 
 workdir="$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../runs/quickstart}")"

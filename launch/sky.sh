@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on TPUs or GPUs of any cloud, as a managed job of SkyPilot: bash launch/sky.sh VERB --OPTION=VALUE...
 #
-#   launch   the job; after preemption SkyPilot finds other machines, and it goes on
+#   launch   the job; after preemption SkyPilot finds other machines, and it continues
 #   status   of the managed jobs
 #   logs     follow
 #   delete   the job
@@ -10,12 +10,12 @@
 #   --tpu=TYPE            generation and topology, such as v5e:4x4; or
 #   --gpus=GPU:N          such as H100:8, on each of --nodes=N machines
 #   --bucket=BUCKET       mounted at /gcs on every host
-#   --config=FILE         the recipe, such as configs/deberta_v1_base.py
+#   --config=RECIPE       its name or file, such as deberta_v1_base
 #   --workdir=/gcs/DIR    of the run; on the bucket, so that it outlives the machines
 #   --config.a.b=c        overrides, as for deberta_jax.train
 #   --infra=WHERE         cloud[/region[/zone]], such as gcp/us-central1 (default: the cheapest)
 #   --on-demand           not preemptible
-#   --detach              launch and leave: what the job says is not followed
+#   --detach              do not follow the job's output
 #   --dry-run             print the commands, run nothing
 
 set -euo pipefail

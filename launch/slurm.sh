@@ -3,22 +3,22 @@
 #
 #   --nodes=N              (default: 1)
 #   --gpus-per-node=N
-#   --config=FILE          the recipe, such as configs/deberta_v1_base.py
+#   --config=RECIPE        its name or file, such as deberta_v1_base
 #   --workdir=DIR          of the run; on storage that all nodes see
 #   --config.a.b=c         overrides, as for deberta_jax.train
 #   --name=NAME            of the job (default: deberta-jax)
 #   --partition=P, --account=A, --time=T, --cpus-per-task=N     as for sbatch
-#   --sessions=N           N jobs one after another, each going on where the last one stopped:
+#   --sessions=N           N jobs one after another, each continuing where the last one stopped:
 #                          for runs longer than the partition's time limit
 #   --variants=FILE        an array of jobs, one for each line of FILE, which has a run's own
 #                          arguments (deberta_jax.sweep writes it); --workdir is for the logs
 #   --at-once=N            that many of them at the same time
 #   --dry-run              print the commands, run nothing
 #
-# Five minutes before its time is over a job writes a checkpoint and stops. After preemption or a
+# A job writes a checkpoint and stops five minutes before its time limit. After preemption or a
 # node's failure Slurm queues it again. The checkout must be on storage that all nodes see, with
 # the package and its gpu extra in .venv (or in what PYTHON names). `scancel --name=NAME` stops it;
-# DIR/slurm_JOB.log is what it says.
+# its output is in DIR/slurm_JOB.log.
 
 set -euo pipefail
 # sbatch runs a copy of this file that is elsewhere, in the checkout.

@@ -2,12 +2,12 @@
 # What tpu_vm.sh runs on every host of a TPU: bash launch/tpu_host.sh VERB --OPTION=VALUE...
 #
 #   setup --bucket=BUCKET    install into .venv, mount the bucket at /gcs
-#   train --chip=CHIP --slices=N --config=FILE --workdir=DIR [--config.a.b=c]
+#   train --chip=CHIP --slices=N --config=RECIPE --workdir=DIR [--config.a.b=c]
 #   logs                     follow
 #   stop                     stop training, with a checkpoint
 #
-# systemd keeps it running: a process that dies (because another host did) starts again and goes
-# on from the last checkpoint; one that a mistake of the user's ended (status 2) does not.
+# systemd restarts a process that dies, for instance because another host did; it continues from the
+# last checkpoint. A process that ends with a user error (status 2) is not restarted.
 #   --dry-run   print the commands, run nothing
 
 set -euo pipefail
@@ -68,7 +68,7 @@ verb_logs() {
     run sudo journalctl --unit="$UNIT" --output=cat --lines=100 --follow
 }
 
-# A unit that is not there is stopped.
+# A missing unit counts as stopped.
 verb_stop() {
     run sh -c "sudo systemctl stop $UNIT 2> /dev/null || true"
 }

@@ -19,7 +19,7 @@
 #   --spot, --reserved    preemptible, or from a reservation
 #   --service-account=A   what the hosts act as; it must be able to write to the bucket
 #   --bucket=BUCKET       mounted at /gcs on every host
-#   --config=FILE         the recipe, such as configs/deberta_v1_base.py
+#   --config=RECIPE       its name or file, such as deberta_v1_base
 #   --workdir=/gcs/DIR    of the run; on the bucket, so that it outlives the TPU
 #   --config.a.b=c        overrides, as for deberta_jax.train
 #   --dry-run             print the commands, run nothing

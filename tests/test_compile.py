@@ -73,8 +73,8 @@ def slices_and_mistakes():
     """The slice of every device of three meshes over two slices, and what mistakes there say."""
     import numpy as np
 
-    from configs import quickstart
     from deberta_jax import compile as verb
+    from deberta_jax.configs import quickstart
     from deberta_jax.estimates.cost import tpu_devices
     from deberta_jax.parallel.mesh import make_mesh, slice_of
 

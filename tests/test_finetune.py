@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from deberta_jax import schema
+from deberta_jax import recipes, schema
 from deberta_jax.data.tasks.sources import read_rows
 from deberta_jax.data.tokenizer import Tokenizer, train_tokenizer, write_pretrained
 from deberta_jax.errors import UserError
@@ -65,7 +65,7 @@ def examples(tmp_path_factory, text):
 
 
 def configured(checkpoint, examples, recipe="sst2", **sections):
-    config = importlib.import_module(f"configs.finetune.{recipe}").get_config()
+    config = importlib.import_module(f"deberta_jax.configs.finetune.{recipe}").get_config()
     config.train.init = str(checkpoint)
     config.train.batch_size = 16
     config.train.log_every = "1"
@@ -237,10 +237,10 @@ def test_a_run_stops_early_and_keeps_its_best(checkpoint, examples, tmp_path):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_states_its_task_for_every_size(recipe):
-    from configs.finetune import settings
+    from deberta_jax.configs.finetune import settings
     from deberta_jax.data.tasks import TASKS
 
-    module = importlib.import_module(f"configs.finetune.{recipe}")
+    module = importlib.import_module(f"deberta_jax.configs.finetune.{recipe}")
     for size in settings.SIZES:
         config = schema.freeze(module.get_config(size))
         assert config.objective in TASKS and config.task.name == recipe
@@ -251,7 +251,7 @@ def test_every_recipe_states_its_task_for_every_size(recipe):
 
 
 def test_published_settings_reach_the_config():
-    config = schema.freeze(importlib.import_module("configs.finetune.mnli").get_config("v3_large"))
+    config = schema.freeze(recipes.load("finetune/mnli:v3_large"))
     assert (config.train.duration, config.optimizer.warmup) == ("2 epochs", "500 steps")
     assert (config.optimizer.learning_rate, config.train.batch_size) == (7e-6, 64)
     assert config.finetune.classifier_dropout == 0.3

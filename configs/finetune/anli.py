@@ -6,7 +6,7 @@
 Rounds 1 and 2: --config.task.train=tfds:anli/r1:train and so on.
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

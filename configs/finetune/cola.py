@@ -7,7 +7,7 @@ The examples come from TFDS; GLUE's own files have no line of names, so they nee
 --config.task.header="('source','label','star','sentence')" too. Published: large 70.5.
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

@@ -6,7 +6,7 @@
 Its own files are taken too, renamed to end in .conll. Published: large 93.8 (F1, test set).
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

@@ -6,7 +6,7 @@
 SuperGLUE's own .jsonl files have the same columns. Published: 1.5B with SiFT 96.8 (test set).
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

@@ -8,7 +8,7 @@ The labels are those of the training file. For numbers --config.objective=regres
 --config.task.scores="('pearson',)"; for other tasks begin with a recipe of the same kind.
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

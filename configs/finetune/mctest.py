@@ -6,7 +6,7 @@
 The answers are read from the .ans file beside each .tsv file.
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

@@ -7,7 +7,7 @@ Measured on both development sets; the best checkpoint is that of the matched on
 Published: large 91.1/91.1, base 88.8/88.5, v3 large 91.8/91.9, v3 base 90.6/90.7.
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

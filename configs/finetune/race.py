@@ -6,7 +6,7 @@
 The middle-school half is tfds:race/middle. Published: large 86.8, both halves together.
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

@@ -6,7 +6,7 @@
 SQuAD's own .json files are taken too. Published: large 95.5/90.1 (F1, exact match), base 93.1/87.2.
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

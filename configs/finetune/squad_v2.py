@@ -7,7 +7,7 @@ Scores are with the threshold 0; those of the best threshold are measured beside
 Published: large 90.7/88.0 (F1, exact match), base 86.2/83.1.
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

@@ -8,7 +8,7 @@ The examples come from TFDS; GLUE's own files are taken with --config.task.train
 Published: large 96.8 (development set).
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

@@ -6,7 +6,7 @@
 The files are those of its authors' repository (rowanz/swagaf). Published: large 90.8.
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

@@ -6,7 +6,7 @@
 The word stands before the first sentence. Published: 1.5B with SiFT 76.4 (test set).
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

@@ -8,7 +8,7 @@ The examples come from TFDS; GLUE's own files are taken with --config.task.train
 Its development set contradicts its training set by design: 56.3 is the majority's share.
 """
 
-from configs.finetune import settings
+from deberta_jax.configs.finetune import settings
 
 
 def get_config(size="base"):

@@ -16,7 +16,7 @@ seven TPU slices at once, or one after another; first `--only=prepare` where the
 To expect after fine-tuning (published): MNLI 86.3/86.2 for DeBERTa, 84.9/85.1 for RoBERTa.
 """
 
-from configs import deberta_v1_base
+from deberta_jax.configs import deberta_v1_base
 from deberta_jax.sweeps import product
 
 BASE = "deberta"

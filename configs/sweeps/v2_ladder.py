@@ -9,7 +9,7 @@ fine-tuning. Sizes and commands are those of configs/sweeps/ablation.py.
 To expect after fine-tuning: MNLI 86.3/86.2 for v1 (published); the rungs are not yet measured.
 """
 
-from configs.sweeps import ablation
+from deberta_jax.configs.sweeps import ablation
 from deberta_jax.sweeps import product
 
 BASE = "v1"

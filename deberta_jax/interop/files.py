@@ -1,7 +1,7 @@
 """The weights of a checkpoint directory, as transformers lays it out: tensors by their names.
 
-Reading maps the files into memory: a tensor costs memory once it is used. Nothing needs torch,
-and nothing in a file is ever run.
+Reading maps the files into memory: a tensor takes memory when it is used. torch is not needed, and
+no code in a file is run.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ _DTYPES = {
 def read_tensors(directory: Path) -> dict[str, np.ndarray]:
     """The tensors of the checkpoint, in the shapes and dtypes of its files.
 
-    The arrays are read-only and lie in the mapped files, which must stay as they are while the
+    The arrays are read-only and lie in the mapped files, which must not change while the
     arrays are in use. Those of a .bin file may be strided, and share memory where they are tied.
 
     Args:
@@ -90,7 +90,7 @@ def write_tensors(
     names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
     if count == 1:
         names = [_SINGLE]
-    # Under passing names at first: the tensors may lie in the very files that these replace.
+    # Under temporary names at first: the tensors may lie in the very files that these replace.
     for name, shard in zip(names, shards, strict=True):
         rows = {key: np.asarray(tensor, order="C") for key, tensor in shard.items()}
         save_file(rows, directory / f"{name}.part", metadata={"format": "pt"})
@@ -104,7 +104,8 @@ def write_tensors(
 
 
 def _shards(tensors: Mapping[str, np.ndarray], max_bytes: int) -> list[dict[str, np.ndarray]]:
-    shards, held = [{}], 0
+    shards: list[dict[str, np.ndarray]] = [{}]
+    held = 0
     for name, tensor in tensors.items():
         if shards[-1] and held + tensor.nbytes > max_bytes:
             shards.append({})
@@ -125,7 +126,7 @@ def _write_index(directory: Path, shards: dict[str, dict[str, np.ndarray]]) -> N
 
 def _read_sharded(index: Path) -> dict[str, np.ndarray]:
     weight_map = _weight_map(index)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for file in sorted(set(weight_map.values())):
         path = index.parent / file
         if not path.is_file():
@@ -172,7 +173,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _blaming(path: Path) -> Iterator[None]:
-    """Turns whatever goes wrong with a file's content into one line that names the file."""
+    """Turns any error about a file's content into a `UserError` that names the file."""
     try:
         yield
     except UserError as error:

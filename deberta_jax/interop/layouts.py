@@ -1,4 +1,4 @@
-"""Writing a whole checkpoint in each of the layouts that others read; no value changes."""
+"""Writes a whole checkpoint in each of the layouts that others read; no value changes."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,6 +12,7 @@ from deberta_jax.interop.torch_file import write_torch
 
 
 def write_transformers(checkpoint: Released, directory: Path) -> None:
+    """`model.safetensors` and `config.json`, as `transformers` saves them."""
     write_tensors(checkpoint.tensors, directory)
     _write_config(checkpoint, directory)
 
@@ -23,11 +24,12 @@ def write_microsoft(checkpoint: Released, directory: Path) -> None:
 
 
 def write_orbax(checkpoint: Released, directory: Path) -> None:
+    """The tensors as an Orbax checkpoint, and `config.json`."""
     orbax_params.write(checkpoint.tensors, directory)
     _write_config(checkpoint, directory)
 
 
-def _write_config(checkpoint: Released, directory: Path, **spelling) -> None:
+def _write_config(checkpoint: Released, directory: Path, **spelling: str) -> None:
     tensors = checkpoint.tensors
     labels = len(tensors["classifier.bias"]) if "classifier.bias" in tensors else 2
     dtype = Counter(x.dtype.name for x in tensors.values()).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""Where each of our parameters lives in a released state dict, and in which layout."""
+"""Names and layouts: which tensor of a released state dict holds which of our parameters."""
 
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
@@ -99,7 +99,7 @@ def task_of_tensors(names: Collection[str]) -> str | None:
 
 
 def entries(config: ModelConfig, task: str | None) -> Iterator[Entry]:
-    """Every tensor of a checkpoint of `task` (a key of `model.tasks.TASKS`; None: no head)."""
+    """Every tensor of a checkpoint of `task` (a key of `model.task_heads.TASKS`; None: no head)."""
     yield from _encoder_entries(config)
     if config.position_biased_input or (task == "masked_lm" and config.decodes_with_emd):
         yield Entry(POSITION_TABLE, "embeddings/position_embeddings/embedding", SAME)
@@ -112,7 +112,7 @@ def entries(config: ModelConfig, task: str | None) -> Iterator[Entry]:
             yield Entry(key, path, SAME)
 
 
-def _encoder_entries(config: ModelConfig):
+def _encoder_entries(config: ModelConfig) -> Iterator[Entry]:
     embeddings = "deberta.embeddings"
     table = "embeddings/word_embeddings/embedding"
     yield Entry(f"{embeddings}.word_embeddings.weight", table, SAME)
@@ -141,7 +141,7 @@ def layer_location(config: ModelConfig, layer: int) -> tuple[str, tuple]:
     return "encoder/layers/layer", (layer - first,)
 
 
-def _layer_entries(config: ModelConfig, layer: int):
+def _layer_entries(config: ModelConfig, layer: int) -> Iterator[Entry]:
     path, part = layer_location(config, layer)
     prefix = f"deberta.encoder.layer.{layer}"
     for key, name, layout, *inner in _attention_tensors(config):
@@ -154,7 +154,7 @@ def _layer_entries(config: ModelConfig, layer: int):
     yield from _norm(f"{prefix}.output.LayerNorm", f"{path}/output_norm", part)
 
 
-def _attention_tensors(config: ModelConfig):
+def _attention_tensors(config: ModelConfig) -> Iterator[tuple]:
     """(their name under attention.self, our name under attention, layout[, part])."""
     if config.model_type == "deberta":
         yield "in_proj.weight", "qkv_kernel", INTERLEAVED
@@ -177,11 +177,11 @@ def _attention_tensors(config: ModelConfig):
         yield f"{query}.bias", "pos_query_bias", FLAT
 
 
-def _dense(key, path, part=()):
+def _dense(key: str, path: str, part: tuple = ()) -> Iterator[Entry]:
     yield Entry(f"{key}.weight", f"{path}/kernel", TRANSPOSED, part)
     yield Entry(f"{key}.bias", f"{path}/bias", SAME, part)
 
 
-def _norm(key, path, part=()):
+def _norm(key: str, path: str, part: tuple = ()) -> Iterator[Entry]:
     yield Entry(f"{key}.weight", f"{path}/scale", SAME, part)
     yield Entry(f"{key}.bias", f"{path}/bias", SAME, part)

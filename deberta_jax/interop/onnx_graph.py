@@ -1,8 +1,8 @@
 """A model as an ONNX graph that onnxruntime runs: the encoder, and the heads of the tasks.
 
-The graph is written node by node from the released tensors, for any batch size and any length up to
-the limit it is made for. What depends on the weights alone is computed here: each layer's relative
-keys and queries are constants of the file.
+The graph is built node by node from the released tensors. It takes any batch size, and any length
+up to the limit that it is built for. What depends on the weights alone is computed here: each
+layer's relative keys and queries are constants of the file.
 """
 
 import math
@@ -18,9 +18,9 @@ from deberta_jax.interop.names import POSITION_TABLE
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.positions import distance_rows
 
-# Its Gelu is one node; IR 9 and later read it.
+# The first opset with Gelu as one node; IR 9 can hold it.
 _OPSET, _IR_VERSION = 20, 9
-# Weights beyond it go to a file beside the graph: a protobuf ends at 2 GB.
+# Larger weights go to a file beside the graph: a protobuf is limited to 2 GB.
 _LARGEST_FILE = 1 << 30
 _MASKED = np.float32(np.finfo(np.float32).min)
 HEADS = (
@@ -39,13 +39,13 @@ def write_onnx(
     """Writes the graph of a model.
 
     Inputs are `input_ids` and `attention_mask`, int64 [batch, length] ([batch, choices, length] for
-    multiple choice), 0 for padding. The output is `logits`, as `model.tasks` gives them, or
-    `last_hidden_state`; at padding it means nothing.
+    multiple choice), 0 for padding. The output is `logits`, as `model.task_heads` defines
+    them, or `last_hidden_state`; values at padding are undefined.
 
     Args:
         path: the file.
         config: the architecture.
-        task: the head, a key of `model.tasks.TASKS`; None for the encoder alone.
+        task: the head, a key of `model.task_heads.TASKS`; None for the encoder alone.
         tensors: under their released names (`interop.pretrained.to_state_dict`).
         max_length: longest input, in tokens.
 
@@ -63,10 +63,10 @@ def write_onnx(
     name = "logits" if task else "last_hidden_state"
     shape = graph.model(task, name)
     output = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-    made = helper.make_graph(graph.nodes, "deberta", inputs, [output], graph.constants)
+    graph_proto = helper.make_graph(graph.nodes, "deberta", inputs, [output], graph.constants)
     opsets = [helper.make_opsetid("", _OPSET)]
     model = helper.make_model(
-        made, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="deberta_jax"
+        graph_proto, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="deberta_jax"
     )
     large = sum(x.nbytes for x in tensors.values()) > _LARGEST_FILE
     onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
@@ -74,14 +74,15 @@ def write_onnx(
 
 
 class _Graph:
-    """Nodes and constants, and the parts of a model that add to them; values go by their names."""
+    """Builds the graph part by part: every method adds nodes and returns the name of its output."""
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray], max_length: int):
         self.config, self.tensors, self.max_length = config, tensors, max_length
-        self.nodes, self.constants = [], []
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[TensorProto] = []
 
     def node(self, kind: str, *inputs, **attributes) -> str:
-        """The name of what a node gives; arrays among its inputs become constants."""
+        """Adds a node; returns the name of its output. Arrays among `inputs` become constants."""
         names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
         output = attributes.pop("output", f"{kind}_{len(self.nodes)}")
         self.nodes.append(helper.make_node(kind, names, [output], **attributes))
@@ -122,20 +123,20 @@ class _Graph:
         """The last hidden state, [batch, length, width]."""
         c, embeddings = self.config, "deberta.embeddings"
         length = self.node("Gather", self.node("Shape", ids), np.int64(1), axis=0)
-        places = self.node("Range", np.int64(0), length, np.int64(1))
+        positions = self.node("Range", np.int64(0), length, np.int64(1))
         hidden = self.node("Gather", self.tensors[f"{embeddings}.word_embeddings.weight"], ids)
         if c.position_biased_input:
-            table = self.node("Gather", self.tensors[POSITION_TABLE], places)
+            table = self.node("Gather", self.tensors[POSITION_TABLE], positions)
             hidden = self.node("Add", hidden, table)
-        real = self.node("Cast", self.node("Greater", mask, np.int64(0)), to=TensorProto.FLOAT)
-        seen = self.node("Unsqueeze", real, _ints(-1)[0])
-        hidden = embedded = self.node("Mul", self.norm(hidden, f"{embeddings}.LayerNorm"), seen)
-        keys = self.node("Unsqueeze", real, np.array([1, 2]))
-        hide = self.node("Mul", self.node("Sub", np.float32(1), keys), _MASKED)
-        rows = self.relative_rows(places) if c.pos_att_type else None
+        mask_BL = self.node("Cast", self.node("Greater", mask, np.int64(0)), to=TensorProto.FLOAT)
+        mask_BL1 = self.node("Unsqueeze", mask_BL, _ints(-1)[0])
+        hidden = embedded = self.node("Mul", self.norm(hidden, f"{embeddings}.LayerNorm"), mask_BL1)
+        keys = self.node("Unsqueeze", mask_BL, np.array([1, 2]))
+        mask_bias = self.node("Mul", self.node("Sub", np.float32(1), keys), _MASKED)
+        rows = self.relative_rows(positions) if c.pos_att_type else None
         for layer in range(c.num_hidden_layers):
             prefix = f"deberta.encoder.layer.{layer}"
-            context = self.attention(hidden, f"{prefix}.attention.self", rows, hide)
+            context = self.attention(hidden, f"{prefix}.attention.self", rows, mask_bias)
             added = self.dense(context, f"{prefix}.attention.output.dense")
             hidden = self.node("Add", hidden, added)
             hidden = self.norm(hidden, f"{prefix}.attention.output.LayerNorm")
@@ -145,20 +146,20 @@ class _Graph:
             hidden = self.node("Add", hidden, self.dense(inner, f"{prefix}.output.dense"))
             hidden = self.norm(hidden, f"{prefix}.output.LayerNorm")
             if layer == 0 and c.conv_kernel_size:
-                hidden = self.convolution(embedded, hidden, seen)
+                hidden = self.convolution(embedded, hidden, mask_BL1)
         return hidden
 
-    def relative_rows(self, places: str) -> str:
+    def relative_rows(self, positions: str) -> str:
         """The row of every (query, key) in the relative tables: int64 [length, length]."""
         limit = self.max_length
-        across = self.node("Unsqueeze", places, np.array([1]))
-        down = self.node("Unsqueeze", places, np.array([0]))
+        across = self.node("Unsqueeze", positions, np.array([1]))
+        down = self.node("Unsqueeze", positions, np.array([0]))
         distance = self.node("Add", self.node("Sub", across, down), np.int64(limit - 1))
         # distance_rows[i - j + L - 1] is the row of query i and key j.
         table = np.asarray(distance_rows(self.config, limit, limit), np.int64)
         return self.node("Gather", table, distance)
 
-    def attention(self, hidden: str, prefix: str, rows: str | None, hide: str) -> str:
+    def attention(self, hidden: str, prefix: str, rows: str | None, mask_bias: str) -> str:
         c, heads = self.config, self.config.num_attention_heads
         weights, biases, own = _projections(c, self.tensors, prefix)
         query, key, value = (
@@ -171,23 +172,23 @@ class _Graph:
             shape = self.node("Shape", scores)
             if "c2p" in c.pos_att_type:
                 table = _heads(relative @ own["key"][0].T + own["key"][1], heads)
-                found = self.node("MatMul", query, table)
-                scores = self.node("Add", scores, self.looked_up(found, rows, shape))
+                c2p = self.node("MatMul", query, table)
+                scores = self.node("Add", scores, self.looked_up(c2p, rows, shape))
             if "p2c" in c.pos_att_type:
                 table = _heads(relative @ own["query"][0].T + own["query"][1], heads)
-                found = self.node("MatMul", key, table)
-                turned = self.looked_up(found, self.node("Transpose", rows, perm=[1, 0]), shape)
-                turned = self.node("Transpose", turned, perm=[0, 1, 3, 2])
-                scores = self.node("Add", scores, turned)
+                p2c = self.node("MatMul", key, table)
+                p2c = self.looked_up(p2c, self.node("Transpose", rows, perm=[1, 0]), shape)
+                p2c = self.node("Transpose", p2c, perm=[0, 1, 3, 2])
+                scores = self.node("Add", scores, p2c)
         scale = np.float32(1 / math.sqrt(c.head_size * (1 + len(c.pos_att_type))))
-        scores = self.node("Add", self.node("Mul", scores, scale), hide)
+        scores = self.node("Add", self.node("Mul", scores, scale), mask_bias)
         shares = self.node("Softmax", scores, axis=-1)
         context = self.node("Transpose", self.node("MatMul", shares, value), perm=[0, 2, 1, 3])
         return self.node("Reshape", context, np.array([0, 0, c.hidden_size]))
 
-    def looked_up(self, found: str, rows: str, shape: str) -> str:
-        """found[b, h, i, rows[i, j]] for every i and j."""
-        return self.node("GatherElements", found, self.node("Expand", rows, shape), axis=3)
+    def looked_up(self, table: str, rows: str, shape: str) -> str:
+        """table[b, h, i, rows[i, j]] for every i and j."""
+        return self.node("GatherElements", table, self.node("Expand", rows, shape), axis=3)
 
     def split(self, x: str) -> str:
         """[batch, length, width] -> [batch, heads, length, head size]."""
@@ -195,16 +196,16 @@ class _Graph:
         shape = np.array([0, 0, c.num_attention_heads, c.head_size])
         return self.node("Transpose", self.node("Reshape", x, shape), perm=[0, 2, 1, 3])
 
-    def convolution(self, embedded: str, layer_output: str, seen: str) -> str:
+    def convolution(self, embedded: str, layer_output: str, mask_BL1: str) -> str:
         """v2's convolution; embeddings at padding are 0 already, and so is what lies beyond."""
         prefix, c = "deberta.encoder.conv", self.config
         reach = c.conv_kernel_size // 2
-        turned = self.node("Transpose", embedded, perm=[0, 2, 1])
+        inputs = self.node("Transpose", embedded, perm=[0, 2, 1])
         weight, bias = (self.tensors[f"{prefix}.conv.{part}"] for part in ("weight", "bias"))
-        found = self.node("Conv", turned, weight, bias, pads=[reach, reach])
-        found = self.node("Mul", self.node("Transpose", found, perm=[0, 2, 1]), seen)
-        added = self.node("Add", layer_output, self.activation(found, c.conv_act))
-        return self.node("Mul", self.norm(added, f"{prefix}.LayerNorm"), seen)
+        outputs = self.node("Conv", inputs, weight, bias, pads=[reach, reach])
+        outputs = self.node("Mul", self.node("Transpose", outputs, perm=[0, 2, 1]), mask_BL1)
+        added = self.node("Add", layer_output, self.activation(outputs, c.conv_act))
+        return self.node("Mul", self.norm(added, f"{prefix}.LayerNorm"), mask_BL1)
 
     def dense(self, x: str, prefix: str) -> str:
         product = self.node("MatMul", x, self.tensors[f"{prefix}.weight"].T)
@@ -230,7 +231,7 @@ def _heads(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(len(rows), heads, -1).transpose(1, 2, 0)
 
 
-def _relative(c: ModelConfig, tensors) -> np.ndarray:
+def _relative(c: ModelConfig, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
     """The relative embeddings, normalised where the model normalises them."""
     rows = tensors["deberta.encoder.rel_embeddings.weight"]
     if c.norm_rel_ebd != "layer_norm":
@@ -241,7 +242,9 @@ def _relative(c: ModelConfig, tensors) -> np.ndarray:
     return scaled * weight + bias
 
 
-def _projections(c: ModelConfig, tensors, prefix: str):
+def _projections(
+    c: ModelConfig, tensors: Mapping[str, np.ndarray], prefix: str
+) -> tuple[list, list, dict]:
     """([query, key, value weights], their biases, {"key", "query"}: relative (weight, bias))."""
     zero = np.zeros(c.hidden_size, np.float32)
     if c.model_type == "deberta":

@@ -12,11 +12,12 @@ _FOLDER = "tensors"
 
 
 def is_orbax(directory: Path) -> bool:
+    """Whether a checkpoint directory is in this layout."""
     return (directory / _FOLDER).is_dir()
 
 
 def read(directory: Path) -> dict[str, np.ndarray]:
-    """Raises `UserError` where the folder cannot be read."""
+    """The tensors by name; raises `UserError` if the folder cannot be read."""
     path = epath.Path((directory / _FOLDER).absolute())
     try:
         with ocp.PyTreeCheckpointer() as reader:
@@ -29,5 +30,6 @@ def read(directory: Path) -> dict[str, np.ndarray]:
 
 
 def write(tensors: dict[str, np.ndarray], directory: Path) -> None:
+    """Writes the tensors, by name, into a folder of `directory`."""
     with ocp.PyTreeCheckpointer() as writer:
         writer.save(epath.Path((directory / _FOLDER).absolute()), tensors)

@@ -1,11 +1,11 @@
-"""The tensors of a file that `torch.save` wrote, without torch and without running any of it.
+"""Reads the tensors of a file that `torch.save` wrote, without torch and without running its code.
 
-A pickle is a program: it names functions and calls them. Here a name means what the table
-`_ADMITTED` says, which is our own functions and constants that only take notes; every other name
-is refused before anything is called. What the notes describe is then checked and cut out of the
-file. Read are the zip format (torch >= 1.6) and the pickle format before it.
+A pickle is a program: it names functions and calls them. Here a name is looked up in the table
+`_ADMITTED` of our own functions and constants, which only record what they are called with; any
+other name is refused before anything is called. The recorded tensors are then checked and mapped
+from the file. Both formats are read: zip (torch >= 1.6) and the plain pickles before it.
 
-Every complaint is a predicate of the file ("holds code ..."): the caller puts the name before it.
+Every error message is a predicate of the file ("holds code ..."): the caller puts its name first.
 """
 
 import io
@@ -103,7 +103,7 @@ class _Dict(dict):
 
     __slots__ = ()
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         pass
 
 
@@ -118,7 +118,7 @@ class _Function:
     def __call__(self, *args):
         return self._call(*args)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         raise UserError("changes a function: it is no plain checkpoint")
 
 
@@ -173,11 +173,11 @@ _ADMITTED = {
 class _Unpickler(pickle.Unpickler):
     """Attributes: storages: every storage that the pickle names, by key."""
 
-    def __init__(self, file):
+    def __init__(self, file: io.BytesIO):
         super().__init__(file, encoding="utf-8")  # Strings of Python 2, as torch reads them.
         self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str):
         if (module, name) not in _ADMITTED:
             raise UserError(
                 f"holds code ({_shown(f'{module}.{name}')}): not a plain checkpoint, and nothing "
@@ -185,7 +185,7 @@ class _Unpickler(pickle.Unpickler):
             )
         return _ADMITTED[module, name]
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: object) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
             raise UserError(f"refers to more than storages: {_REMEDY}")
         _, dtype, key, _, numel, *view = pid
@@ -242,9 +242,9 @@ def _read_zip(data: mmap.mmap) -> tuple[object, dict[str, np.ndarray]]:
 def _zip_entries(data: mmap.mmap) -> dict[str, memoryview]:
     """Every entry of the archive, where it lies in the file: torch does not compress.
 
-    The checksums are not looked at: torch can be told not to compute them.
+    The checksums are not checked: torch has a setting that leaves them out.
     """
-    with zipfile.ZipFile(data) as archive:
+    with zipfile.ZipFile(data) as archive:  # type: ignore[call-overload]  # a map reads like a file
         infos = archive.infolist()
     entries = {}
     for info in infos:
@@ -291,7 +291,7 @@ def _cut(data: mmap.mmap, start: int, length: int) -> memoryview:
 
 
 def _storage_bytes(storage: _Storage, raw: memoryview) -> np.ndarray:
-    """The storage as uint8 [bytes], copied only where its place in the file is not aligned."""
+    """The storage as uint8 [bytes], copied only where it is not aligned in the file."""
     if len(raw) != storage.numel * _DTYPES[storage.dtype].itemsize:
         raise UserError(f"is corrupt: its storage {_shown(storage.key)} is not as long as it says")
     stored = np.ndarray((len(raw),), np.uint8, raw)

@@ -14,7 +14,7 @@ from deberta_jax.interop.names import LEGACY_LM_HEAD, LM_HEAD, POSITION_TABLE
 from deberta_jax.model.config import ModelConfig
 
 _WORDS = "deberta.embeddings.word_embeddings.weight"
-# Tensors that hold nothing of their own: buffers, and GDES's delta, whose sum `.weight` is.
+# Derived tensors: buffers, and GDES's delta (`_weight`), which `.weight` includes.
 _DERIVED = (
     "deberta.embeddings.position_ids",
     "deberta.embeddings.word_embeddings._weight",
@@ -39,7 +39,7 @@ def read_released(directory: Path) -> Released:
     """Reads `config.json` and the weights of a checkpoint, whichever layout they are in.
 
     Raises:
-        UserError: a file is missing, damaged, or states what no DeBERTa here can be.
+        UserError: a file is missing, damaged, or describes an architecture that is not supported.
     """
     if orbax_params.is_orbax(directory):
         tensors = orbax_params.read(directory)
@@ -57,7 +57,7 @@ def read_released(directory: Path) -> Released:
 
 
 def released_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors under today's released names; what holds nothing of its own is left out.
+    """The tensors under today's released names, without buffers and tied copies.
 
     Old files say `bert.` for `deberta.`, `gamma` and `beta` for a norm's weight and bias; a bare
     model that `transformers` saved has no prefix at all; its default masked-LM head is named
@@ -67,17 +67,17 @@ def released_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         UserError: a stored decoder is not the tensor that it should be tied to.
     """
     bare = "embeddings.word_embeddings.weight" in tensors
-    found = {_renamed(name, bare): tensor for name, tensor in tensors.items()}
+    renamed = {_renamed(name, bare): tensor for name, tensor in tensors.items()}
     for name in _DERIVED:
-        found.pop(name, None)
+        renamed.pop(name, None)
     for name, source in _TIED.items():
-        tied = found.pop(name, None)
-        if tied is not None and not np.array_equal(tied, found.setdefault(source, tied)):
+        tied = renamed.pop(name, None)
+        if tied is not None and not np.array_equal(tied, renamed.setdefault(source, tied)):
             raise UserError(f"{name} differs from {source}, which it should be tied to")
     for (old, _, _), (new, _, _) in zip(LEGACY_LM_HEAD, LM_HEAD, strict=True):
-        for name in [name for name in found if name.startswith(old)]:
-            found.setdefault(new + name.removeprefix(old), found.pop(name))
-    return found
+        for name in [name for name in renamed if name.startswith(old)]:
+            renamed.setdefault(new + name.removeprefix(old), renamed.pop(name))
+    return renamed
 
 
 def _renamed(name: str, bare: bool) -> str:

@@ -20,44 +20,30 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from deberta_jax.data.tokenizer import SPACE
 from deberta_jax.errors import UserError
+from deberta_jax.interop.tokenizer_files import (
+    DEFAULT_SPECIALS,
+    GENERIC,
+    MERGES,
+    SAVED,
+    SETTINGS,
+    V1,
+    VOCAB,
+    TokenizerFiles,
+    added_tokens,
+    class_name,
+    scored_vocab,
+    special_tokens,
+    token_text,
+    vocab_and_merges,
+    vocabulary_file,
+    with_role,
+    without_role,
+)
 
-_TOKENIZER = "tokenizer.json"
-_SENTENCEPIECE = ("spm.model", "spiece.model")
-_VOCAB, _MERGES = "vocab.json", "merges.txt"
-_SETTINGS = "tokenizer_config.json"
-_ADDED = "added_tokens.json"
-_SPECIAL = "special_tokens_map.json"
-_CONFIG = "config.json"
-_VOCABULARIES = (_TOKENIZER, *_SENTENCEPIECE, _VOCAB, _MERGES)
-
-_V1, _V2 = "DebertaTokenizer", "DebertaV2Tokenizer"
-# tokenizer.json is the whole tokenizer, to be taken as it is.
-_GENERIC = "PreTrainedTokenizerFast"
-_GENERIC_NAMES = (_GENERIC, "PreTrainedTokenizer", "TokenizersBackend")
-_NEEDED = {
-    _V1: f"{_TOKENIZER}, or {_VOCAB} and {_MERGES}",
-    _V2: f"{_TOKENIZER} or spm.model",
-    _GENERIC: _TOKENIZER,
-}
-_CLASS_OF_MODEL = {"deberta": _V1, "deberta-v2": _V2}
-
-# In transformers' order, which decides the ids of those that the vocabulary lacks.
-_DEFAULT_SPECIALS = {
-    "bos_token": "[CLS]",
-    "eos_token": "[SEP]",
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
-_EXTRAS = ("extra_special_tokens", "additional_special_tokens")
 # How a byte-level piece spells the space before a word.
 _BYTE_LEVEL_SPACE = "\u0120"
 
@@ -146,18 +132,17 @@ class PretrainedTokenizer:
         left out.
         """
         _refuse_surrogates(texts)
-        found = []
-        for text, encoding in zip(
-            texts, self._backend.encode_batch(list(texts), add_special_tokens=False), strict=True
-        ):
+        results = []
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        for text, encoding in zip(texts, encodings, strict=True):
             spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
             for token, span in zip(encoding.ids, spans, strict=True):
                 while span[0] < span[1] and text[span[0]].isspace():
                     span[0] += 1
                 if self.pieces[token] == SPACE:  # put before the text, it claims a letter
                     span[1] = span[0]
-            found.append((np.array(encoding.ids, np.int32), spans))
-        return found
+            results.append((np.array(encoding.ids, np.int32), spans))
+        return results
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`. Spaces before punctuation stay, whatever the settings say."""
@@ -171,8 +156,8 @@ class PretrainedTokenizer:
         """
         directory = Path(directory)
         settings = json.dumps(self._settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        files = {**self._files, _SETTINGS: settings.encode()}
-        for name in (*_VOCABULARIES, _ADDED, _SPECIAL):
+        files = {**self._files, SETTINGS: settings.encode()}
+        for name in SAVED:
             if name not in files and (directory / name).exists():
                 raise UserError(
                     f"{directory / name} belongs to another tokenizer; "
@@ -193,196 +178,59 @@ def load_tokenizer(directory: str | os.PathLike) -> PretrainedTokenizer:
     Raises:
         UserError: a file is missing, damaged, or of a kind that is not supported.
     """
-    files = _Files(Path(directory))
-    settings = files.json(_SETTINGS)
-    kind = _class_name(files)
-    source = _vocabulary_file(files, kind)
-    controls = []
+    files = TokenizerFiles(Path(directory))
+    settings = files.json(SETTINGS)
+    kind = class_name(files)
+    source = vocabulary_file(files, kind)
+    backend, controls = _without_specials(files, kind, source)
+    named = special_tokens(files)
+    added = added_tokens(files, source, named)
+    specials = named if kind == GENERIC else {**DEFAULT_SPECIALS, **named}
     try:
-        if kind == _GENERIC:
-            backend = tokenizers.Tokenizer.from_buffer(files.contents[source])
-        elif kind == _V1:
-            backend = _byte_level(*_vocab_and_merges(files, source), settings)
-        else:
-            vocab, unk, controls = _scored_vocab(files, source)
-            backend = _unigram(vocab, unk, settings)
-    except UserError:
-        raise
-    except Exception as error:  # `tokenizers` raises nothing more precise
-        name = f"{_VOCAB} or {_MERGES}" if source == _VOCAB else source
-        raise files.damaged(name, error) from error
-
-    added, given = _added_tokens(files, source)
-    specials = given if kind == _GENERIC else {**_DEFAULT_SPECIALS, **given}
-    try:
-        _add_tokens(backend, added, specials, _extras(specials) or controls)
+        _add_tokens(backend, added, specials, without_role(specials) or controls)
     except (TypeError, ValueError) as error:
-        raise files.damaged(_SETTINGS, error) from error
+        raise files.damaged(SETTINGS, error) from error
     for token, entry in added.items():
-        if (found := backend.token_to_id(entry.content)) != token:
+        if (actual := backend.token_to_id(entry.content)) != token:
             raise UserError(
                 f"{files.path}: {entry.content!r} has the id {token} among the added tokens and "
-                f"{found} after {source}; the files have to belong together"
+                f"{actual} after {source}; the files have to belong together"
             )
     special_ids = {
         role: _special_id(files, backend, specials.get(f"{role}_token"), role)
         for role in ("pad", "cls", "sep", "unk", "mask")
     }
-    if kind != _GENERIC:
+    if kind != GENERIC:
         backend.post_processor = _template(specials, special_ids, kind)
     backend.encode_special_tokens = bool(settings.get("split_special_tokens", False))
     backend.no_padding()
     backend.no_truncation()
-    saved = {
-        "spm.model" if name in _SENTENCEPIECE else name: content
-        for name, content in files.contents.items()
-        if name in (*_VOCABULARIES, _ADDED, _SPECIAL)
-    }
-    return PretrainedTokenizer(backend, special_ids, {**settings, "tokenizer_class": kind}, saved)
+    settings = {**settings, "tokenizer_class": kind}
+    return PretrainedTokenizer(backend, special_ids, settings, files.to_save())
 
 
-class _Files:
-    """What a directory holds of a tokenizer."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        if not path.is_dir():
-            raise UserError(f"tokenizer directory {path} does not exist")
-        self.contents = {}
-        for name in (*_VOCABULARIES, _SETTINGS, _ADDED, _SPECIAL, _CONFIG):
-            try:
-                self.contents[name] = (path / name).read_bytes()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise UserError(f"{path / name} cannot be read: {error.strerror}") from error
-        if "spm.model" in self.contents:
-            self.contents.pop("spiece.model", None)
-        self._objects = {}
-
-    def json(self, name: str) -> dict:
-        """The JSON object in a file, not to be changed; empty where there is no such file."""
-        if name not in self._objects:
-            try:
-                self._objects[name] = json.loads(self.contents.get(name, b"{}"))
-            except ValueError as error:
-                raise self.damaged(name, error) from error
-            if not isinstance(self._objects[name], dict):
-                raise UserError(f"{self.path / name} has to hold a JSON object")
-        return self._objects[name]
-
-    def damaged(self, name: str, error: Exception) -> UserError:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return UserError(f"{self.path / name} is damaged ({reason}); restore it")
-
-
-def _class_name(files: _Files) -> str:
-    """The transformers class that AutoTokenizer picks, without the old suffix "Fast"."""
-    config = files.json(_CONFIG)
-    name = (
-        files.json(_SETTINGS).get("tokenizer_class")
-        or config.get("tokenizer_class")
-        or _CLASS_OF_MODEL.get(config.get("model_type"))
-    )
-    if not name and _TOKENIZER in files.contents:
-        name = _V2 if _model(files).get("type") == "Unigram" else _V1
-    elif not name:
-        name = _V2 if any(file in files.contents for file in _SENTENCEPIECE) else _V1
-    if name in _GENERIC_NAMES:
-        return _GENERIC
-    if (name := str(name).removesuffix("Fast")) not in _NEEDED:
-        raise UserError(
-            f"{files.path}: a tokenizer of class {name} is not supported; "
-            f"it has to be {_V1}, {_V2} or {_GENERIC}"
-        )
-    return name
-
-
-def _vocabulary_file(files: _Files, kind: str) -> str:
-    candidates = {_V1: (_TOKENIZER, _VOCAB), _V2: (_TOKENIZER, *_SENTENCEPIECE)}
-    for name in candidates.get(kind, (_TOKENIZER,)):
-        if name in files.contents:
-            return name
-    if any(name in files.contents for name in _VOCABULARIES):
-        what = f"{files.path} has no vocabulary of a {kind}"
-        raise UserError(f"{what}; it has to hold {_NEEDED[kind]}")
-    what = f"{files.path} has no tokenizer"
-    if (files.path / "bpe_encoder.bin").exists():
-        what += " that is supported (bpe_encoder.bin is not)"
-    raise UserError(f"{what}; it has to hold {_TOKENIZER}, spm.model, or {_VOCAB} and {_MERGES}")
-
-
-def _model(files: _Files) -> dict:
-    model = files.json(_TOKENIZER).get("model")
-    if not isinstance(model, dict) or "vocab" not in model:
-        raise UserError(f"{files.path / _TOKENIZER} is damaged: it has no vocabulary")
-    return model
-
-
-def _model_of_type(files: _Files, model_type: str) -> dict:
-    model = _model(files)
-    if model.get("type", model_type) != model_type:
-        raise UserError(
-            f"{files.path / _TOKENIZER} holds a {model['type']} model; "
-            f"for this class of tokenizer it has to be {model_type}"
-        )
-    return model
-
-
-def _vocab_and_merges(files: _Files, source: str) -> tuple[dict, list[tuple[str, ...]]]:
-    if source == _TOKENIZER:
-        model = _model_of_type(files, "BPE")
-        merges = model["merges"]
-        return model["vocab"], [
-            tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in merges
-        ]
-    if _MERGES not in files.contents:
-        raise UserError(f"{files.path / _MERGES} is missing; {_VOCAB} needs it")
+def _without_specials(
+    files: TokenizerFiles, kind: str, source: str
+) -> tuple[tokenizers.Tokenizer, list[AddedToken]]:
+    """The tokenizer of a vocabulary alone, and the pieces in it that no text gives."""
+    settings = files.json(SETTINGS)
     try:
-        lines = files.contents[_MERGES].decode().removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise files.damaged(_MERGES, error) from error
-    merges = []
-    for number, line in enumerate(lines, start=1):
-        if line.startswith("#version"):
-            continue
-        pair = tuple(line.removesuffix("\r").split(" "))
-        if len(pair) != 2:
-            raise UserError(f"{files.path / _MERGES}, line {number}: it has to be two pieces")
-        merges.append(pair)
-    return files.json(_VOCAB), merges
-
-
-def _scored_vocab(
-    files: _Files, source: str
-) -> tuple[list[tuple[str, float]], int, list[AddedToken]]:
-    """Pieces with their scores, the unknown piece's id, and the pieces that no text gives."""
-    if source == _TOKENIZER:
-        vocab = [(piece, score) for piece, score in _model_of_type(files, "Unigram")["vocab"]]
-        return vocab, int(files.json(_SETTINGS).get("unk_id", 1)), []
-    proto = sentencepiece_model_pb2.ModelProto()
-    try:
-        proto.ParseFromString(files.contents[source])
-    except DecodeError as error:
-        raise files.damaged(source, error) from error
-    # The settings come last: a model without them is cut short.
-    if not proto.pieces or not proto.HasField("trainer_spec"):
-        raise UserError(f"{files.path / source} is damaged, or no SentencePiece model")
-    if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
-        raise UserError(f"{files.path / source} has to be a unigram model of SentencePiece")
-    types = proto.SentencePiece
-    controls = [
-        AddedToken(piece.piece, normalized=False, special=piece.type == types.CONTROL)
-        for piece in proto.pieces
-        if piece.type in (types.CONTROL, types.USER_DEFINED)
-    ]
-    vocab = [(piece.piece, piece.score) for piece in proto.pieces]
-    return vocab, proto.trainer_spec.unk_id, controls
+        if kind == GENERIC:
+            return tokenizers.Tokenizer.from_buffer(files.contents[source]), []
+        if kind == V1:
+            return _byte_level(*vocab_and_merges(files, source), settings), []
+        vocab, unk, controls = scored_vocab(files, source)
+        return _unigram(vocab, unk, settings), controls
+    except UserError:
+        raise
+    except Exception as error:  # `tokenizers` raises nothing more precise
+        name = f"{VOCAB} or {MERGES}" if source == VOCAB else source
+        raise files.damaged(name, error) from error
 
 
 def _unigram(vocab: list[tuple[str, float]], unk: int, settings: Mapping) -> tokenizers.Tokenizer:
     """What DebertaV2Tokenizer builds from a vocabulary."""
-    unk_piece = _content(settings.get("unk_token", _DEFAULT_SPECIALS["unk_token"]))
+    unk_piece = token_text(settings.get("unk_token", DEFAULT_SPECIALS["unk_token"]))
     with contextlib.suppress(ValueError):
         unk = vocab.index((unk_piece, 0.0))
     backend = tokenizers.Tokenizer(models.Unigram(vocab, unk_id=unk, byte_fallback=False))
@@ -415,39 +263,6 @@ def _byte_level(vocab: dict, merges: list, settings: Mapping) -> tokenizers.Toke
     return backend
 
 
-def _added_tokens(files: _Files, source: str) -> tuple[dict[int, AddedToken], dict]:
-    """The tokens that the files give ids, in order, and the special tokens that they name."""
-    settings = files.json(_SETTINGS)
-    given = {
-        key: value
-        for key, value in settings.items()
-        if key in _DEFAULT_SPECIALS
-        or (key.endswith("_token") and isinstance(value, str | dict))
-        or key in _EXTRAS
-    }
-    added = {}
-    name = _SETTINGS
-    try:
-        if "added_tokens_decoder" in settings:  # it replaces the files that came before it
-            for token, entry in settings["added_tokens_decoder"].items():
-                added[int(token)] = AddedToken(**entry)
-            return dict(sorted(added.items())), given
-        given.update(files.json(_SPECIAL))
-        specials = {_content(value) for value in (*_named(given), *_extras(given))}
-        name = _ADDED
-        for content, token in files.json(_ADDED).items():
-            special = content in specials
-            added[int(token)] = AddedToken(content, special=special, normalized=not special)
-        if source == _TOKENIZER:
-            name = _TOKENIZER
-            for entry in files.json(_TOKENIZER).get("added_tokens", ()):
-                fields = {key: value for key, value in entry.items() if key != "id"}
-                added[int(entry["id"])] = AddedToken(**fields)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise files.damaged(name, error) from error
-    return dict(sorted(added.items())), given
-
-
 def _add_tokens(
     backend: tokenizers.Tokenizer,
     added: Mapping[int, AddedToken],
@@ -455,28 +270,15 @@ def _add_tokens(
     extras: Sequence,
 ) -> None:
     """Makes the added tokens, then those special ones that are not among them, `backend`'s."""
-    named = _named(specials)
-    contents = {_content(value) for value in named}
+    named = with_role(specials)
+    contents = {token_text(value) for value in named}
     tokens = list(added.values())
     for token in tokens:
         token.special = token.special or token.content in contents
     known = {token.content for token in tokens}
     known.update(token.content for token in backend.get_added_tokens_decoder().values())
-    missing = [value for value in (*named, *extras) if _content(value) not in known]
+    missing = [value for value in (*named, *extras) if token_text(value) not in known]
     backend.add_tokens([*tokens, *map(_special_token, missing)])
-
-
-def _named(specials: Mapping) -> list:
-    """The special tokens that have a role, in the order of transformers."""
-    roles = [*_DEFAULT_SPECIALS, *(key for key in specials if key not in _DEFAULT_SPECIALS)]
-    values = [specials.get(role) for role in roles if role.endswith("_token")]
-    return [value for value in values if value is not None]
-
-
-def _extras(specials: Mapping) -> list:
-    """The special tokens that have no role."""
-    extras = next((specials[key] for key in _EXTRAS if specials.get(key)), ())
-    return list(extras.values() if isinstance(extras, dict) else extras)
 
 
 def _special_token(value: str | dict | AddedToken) -> AddedToken:
@@ -486,21 +288,16 @@ def _special_token(value: str | dict | AddedToken) -> AddedToken:
     return AddedToken(value, special=True) if isinstance(value, str) else value
 
 
-def _content(value) -> str:
-    """The text of a special token: a string, an AddedToken, or the JSON object of one."""
-    return str(value.get("content", "") if isinstance(value, dict) else value)
-
-
-def _special_id(files: _Files, backend: tokenizers.Tokenizer, value, role: str) -> int:
-    token = None if value is None else backend.token_to_id(_content(value))
+def _special_id(files: TokenizerFiles, backend: tokenizers.Tokenizer, value, role: str) -> int:
+    token = None if value is None else backend.token_to_id(token_text(value))
     if token is None:
-        raise UserError(f"{files.path / _SETTINGS} has to name a {role}_token")
+        raise UserError(f"{files.path / SETTINGS} has to name a {role}_token")
     return token
 
 
 def _template(specials: Mapping, special_ids: Mapping, kind: str) -> processors.TemplateProcessing:
-    cls, sep = _content(specials["cls_token"]), _content(specials["sep_token"])
-    between = [sep, sep] if kind == _V1 else [sep]
+    cls, sep = token_text(specials["cls_token"]), token_text(specials["sep_token"])
+    between = [sep, sep] if kind == V1 else [sep]
     return processors.TemplateProcessing(
         single=[cls, "$A", sep],
         pair=[cls, "$A", *between, "$B:1", f"{sep}:1"],

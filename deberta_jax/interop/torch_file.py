@@ -1,4 +1,4 @@
-"""Writing tensors as `torch.save` does (its zip format), without torch."""
+"""Writes tensors in the zip format of `torch.save`, without torch."""
 
 import io
 import pickle
@@ -33,7 +33,7 @@ def write_torch(tensors: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def _pickled(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """The program that rebuilds a dict of tensors, written by hand: torch may not be here."""
+    """The pickle of a dict of tensors, written by opcodes: torch may not be installed."""
     out = io.BytesIO()
     out.write(pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.MARK)
     for index, (name, tensor) in enumerate(tensors.items()):

@@ -25,7 +25,7 @@ def read_launch(launch: str) -> list[str]:
     """The launcher with its verb and options, from what --launch gives.
 
     Raises:
-        UserError: it is no launcher, or it gives what the sweep fills in.
+        UserError: it is no launcher, it gives what the sweep fills in, or this is no checkout.
     """
     try:
         script, *options = shlex.split(launch)
@@ -37,6 +37,9 @@ def read_launch(launch: str) -> list[str]:
             f"--launch={launch}: it must begin with one of {', '.join(LAUNCHERS)}, such as "
             "'gke.sh create --tpu=v5e:8x8 --image=IMAGE --bucket=BUCKET'"
         )
+    if not (ROOT / "launch" / script).is_file():
+        # It hands over the checkout itself: sky.sh uploads it, slurm.sh runs its .venv.
+        raise UserError(f"--launch={launch}: launch/{script} comes with a checkout, not a wheel")
     verb = LAUNCHERS[script]
     if options[: len(verb)] != verb:
         raise UserError(f"--launch={launch}: {script} begins a run by '{script} {verb[0]}'")

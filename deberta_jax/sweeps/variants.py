@@ -10,8 +10,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from deberta_jax import schema
-from deberta_jax.command import raised_in
+from deberta_jax import recipes, schema
 from deberta_jax.data.dataset import data_directory
 from deberta_jax.data.metadata import shaping_settings
 from deberta_jax.errors import UserError
@@ -78,15 +77,15 @@ class SweepFile:
 
 def read_file(recipe: str) -> SweepFile:
     """Raises `UserError` where the file is no sweep."""
-    path, _, size = recipe.partition(":")
-    space = runpy.run_path(path)
+    path, size = recipes.find(recipe), recipe.partition(":")[2]
+    space = runpy.run_path(str(path))
     functions = {}
     for name in ("sweep", "search"):
         function = space.get(name)
         functions[name] = _placed(function, name, size) if callable(function) else None
     if not any(functions.values()):
         raise UserError(f"{path} is no sweep: beside get_config() it must define sweep()")
-    title = (space.get("__doc__") or Path(path).stem).strip().splitlines()[0]
+    title = (space.get("__doc__") or path.stem).strip().splitlines()[0]
     base, metric = space.get("BASE", ""), space.get("METRIC", "eval/loss")
     return SweepFile(recipe, title, base, metric, functions["sweep"], functions["search"])
 
@@ -100,7 +99,7 @@ def _placed(function, name: str, size: str):
             # A generator raises where it is read.
             return given if isinstance(given, Mapping) else list(given)
         except Exception as error:
-            raise UserError(raised_in(error, name) or f"{name}: {error}") from error
+            raise UserError(recipes.raised_in(error, name) or f"{name}: {error}") from error
 
     return call
 

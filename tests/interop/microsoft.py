@@ -84,7 +84,7 @@ class Model(deberta.NNModule):
     def layers(self, ids, mask, relative_pos=None) -> list:
         """The hidden states after each layer; `relative_pos` replaces the package's own."""
         ids, mask = torch.tensor(ids).long(), torch.tensor(mask)
-        # It looks up places whenever there is a table, and then does not add them.
+        # It looks up positions whenever there is a table, and then does not add them.
         embedded = self.deberta.embeddings(ids, mask=mask, position_ids=torch.zeros_like(ids))
         return self.deberta.encoder(embedded, mask, relative_pos=relative_pos)
 

@@ -542,8 +542,8 @@ def damaged(data, rng, count):
     for _ in range(count):
         yield data[: rng.integers(len(data))]
         flipped = bytearray(data)
-        for place in rng.integers(len(data), size=rng.integers(1, 4)):
-            flipped[place] = rng.integers(256)
+        for position in rng.integers(len(data), size=rng.integers(1, 4)):
+            flipped[position] = rng.integers(256)
         yield bytes(flipped)
 
 

@@ -99,7 +99,7 @@ def test_old_names_mean_the_same(checkpoint, tmp_path):
     old["bert.embeddings.position_ids"] = np.arange(512)[None]
     write_tensors(old, tmp_path / "old")
     config = json.loads((directory / "config.json").read_text())
-    del config["model_type"]  # told by the tensors
+    del config["model_type"]  # the tensors show it
     (tmp_path / "old" / "config.json").write_text(json.dumps(config))
     for task in (None, "masked_lm", "replaced_token"):
         trees = [deberta_jax.load_pretrained(d, task)[1] for d in (directory, tmp_path / "old")]

@@ -32,7 +32,7 @@ def test_encoder(family, length, side, seed, tmp_path):
 @FAMILY
 @pytest.mark.parametrize("side", [None, "right", "middle"])
 def test_enhanced_mask_decoder(family, side, seed, tmp_path):
-    """Logits at random masked places of the released decoder, made of the package's modules."""
+    """Logits at random masked positions of the released decoder, made of the package's modules."""
     theirs = microsoft.make(family, seed, tmp_path)
     model, params = deberta_jax.load_pretrained(tmp_path, "masked_lm")
     assert model.config.decodes_with_emd
@@ -42,9 +42,9 @@ def test_enhanced_mask_decoder(family, side, seed, tmp_path):
     rng = np.random.default_rng(seed)
     count = min(9, int(mask.sum(axis=1).min()))
     rows = [rng.choice(np.flatnonzero(row), count, replace=False) for row in mask]
-    places = np.stack(rows).astype(np.int32)
-    ours = jax.jit(lambda p: model.apply({"params": p}, ids, mask, None, places))(params)
-    want = np.take_along_axis(theirs.logits(ids, mask).numpy(), places[..., None], axis=1)
+    positions = np.stack(rows).astype(np.int32)
+    ours = jax.jit(lambda p: model.apply({"params": p}, ids, mask, None, positions))(params)
+    want = np.take_along_axis(theirs.logits(ids, mask).numpy(), positions[..., None], axis=1)
     np.testing.assert_allclose(ours, want, rtol=0, atol=2e-5)
 
 
@@ -57,7 +57,7 @@ def test_long_inputs_share_the_outermost_rows_of_v1(seed, tmp_path):
 def test_long_inputs_share_the_outermost_buckets(seed, tmp_path):
     """As Microsoft's later code, which clamps distances before the very buckets of 0.1.12.
 
-    0.1.12 clamps only the buckets, which sends keys 512 and more places ahead to a row of their
+    0.1.12 clamps only the buckets, which sends keys 512 and more positions ahead to a row of their
     own, one that no input as long as the model was trained on ever reads.
     """
     theirs = microsoft.make("v3", seed, tmp_path)

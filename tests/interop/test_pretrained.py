@@ -43,11 +43,12 @@ def test_transformers_gives_the_same_masked_lm_logits_without_emd(options, seed,
     assert not info["missing_keys"] and not info["unexpected_keys"], info
     rng = np.random.default_rng(seed)
     ids = rng.integers(4, config.vocab_size, (2, 40)).astype(np.int32)
-    places = np.sort(rng.permuted(np.tile(np.arange(40), (2, 1)), axis=1)[:, :6]).astype(np.int32)
+    order = rng.permuted(np.tile(np.arange(40, dtype=np.int32), (2, 1)), axis=1)
+    positions = np.sort(order[:, :6])
     positions = np.broadcast_to(np.arange(40, dtype=np.int32), ids.shape)
     batch = {"input_ids": ids, "segment_ids": np.ones_like(ids), "position_ids": positions}
-    ours = small.logits(config, params, batch, places)
+    ours = small.logits(config, params, batch, positions)
     with torch.no_grad():
         logits = theirs(torch.tensor(ids).long(), torch.ones(ids.shape)).logits.numpy()
-    want = np.take_along_axis(logits, places[..., None], axis=1)
+    want = np.take_along_axis(logits, positions[..., None], axis=1)
     np.testing.assert_allclose(ours, want, atol=5e-5)

@@ -89,7 +89,7 @@ def test_masked_lm_logits_of_both_head_layouts(family, legacy, seed, tmp_path):
 
 @pytest.mark.parametrize("family", ["v2 with convolution", "v3", "own position projections"])
 def test_emd_is_transformers_last_layer_twice(family, seed, tmp_path):
-    """The released decoder, composed of `transformers`' own modules, at every masked place."""
+    """The released decoder, composed of `transformers`' own modules, at every masked position."""
     theirs = released.make(family, "ForMaskedLM", seed)
     theirs.save_pretrained(tmp_path)
     table = 0.1 * torch.randn(512, 64)
@@ -102,8 +102,8 @@ def test_emd_is_transformers_last_layer_twice(family, seed, tmp_path):
     ids, mask = released.padded(seed, 60)
     rng = np.random.default_rng(seed)
     length = int(mask.sum(axis=1).min())
-    places = np.sort(rng.choice(length, (2, min(9, length)))).astype(np.int32)
-    arguments = ids, mask, None, places
+    positions = np.sort(rng.choice(length, (2, min(9, length)))).astype(np.int32)
+    arguments = ids, mask, None, positions
     ours = np.asarray(compiled(model)(params, *arguments))
 
     encoder, attention = theirs.deberta.encoder, torch.tensor(mask)
@@ -120,7 +120,7 @@ def test_emd_is_transformers_last_layer_twice(family, seed, tmp_path):
                 rel_embeddings=encoder.get_rel_embedding(),
             )
         logits = theirs.lm_predictions(query, theirs.deberta.embeddings.word_embeddings).numpy()
-    want = np.take_along_axis(logits, places[..., None], axis=1)
+    want = np.take_along_axis(logits, positions[..., None], axis=1)
     np.testing.assert_allclose(ours, want, atol=2e-5)
 
 

@@ -177,8 +177,8 @@ def compare(ours, theirs, texts):
         short = [(a, b) for a, b in zip(texts, pairs, strict=True) if len(a) + len(b) < 500]
         first, second = map(list, zip(*short, strict=True))
         want = theirs(first, second, **options)["input_ids"]
-        found = ours.encode_batch(first, second, **options)
-        assert [ids.tolist() for ids in found] == want
+        actual = ours.encode_batch(first, second, **options)
+        assert [ids.tolist() for ids in actual] == want
         for text in texts[:10]:
             assert ours.encode(text, **options).tolist() == theirs(text, **options)["input_ids"]
     for role in ("pad", "cls", "sep", "unk", "mask"):
@@ -362,9 +362,9 @@ def test_without_any_config_the_files_tell(models_of, tmp_path):
         directory = write(tmp_path / name, models_of[name], model_type)
         expected = load_tokenizer(directory)
         (directory / "config.json").unlink()
-        found = load_tokenizer(directory)
+        actual = load_tokenizer(directory)
         for text in ODD_TEXTS[:40]:
-            np.testing.assert_array_equal(found.encode(text), expected.encode(text))
+            np.testing.assert_array_equal(actual.encode(text), expected.encode(text))
     shutil.move(tmp_path / "identity" / "spm.model", tmp_path / "identity" / "spiece.model")
     renamed = load_tokenizer(tmp_path / "identity")
     assert renamed.mask_id == renamed.vocab_size - 1

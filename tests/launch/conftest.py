@@ -24,7 +24,7 @@ class Job:
         # Blanks, quotes and a dollar have to arrive as they are.
         self.override = f'--config.data.corpus=/gcs/{word()} it\'s "$HOME"/*.jsonl'
         self.named = [f"--name={self.name}"]
-        self.placed = [*self.named, f"--zone={self.zone}", f"--project={self.project}"]
+        self.located = [*self.named, f"--zone={self.zone}", f"--project={self.project}"]
         self.run = [f"--config={self.config}", f"--workdir={self.workdir}", self.override]
         self.training = [*self.run, f"--bucket={self.bucket}"]
         self.train = [f"--config={self.config}", f"--workdir={self.workdir}", "--distributed=auto"]

@@ -60,8 +60,8 @@ def test_topologies(generation):
     tpus = [f"{generation}:{shape}" for shape in shapes]
     done = python(TOPOLOGIES.format(tpus), **flags(generation, "2"))
     assert done.returncode == 0, done.stderr[-500:]
-    found = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
-    assert found == [
+    printed = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
+    assert printed == [
         f"FOUND {tpu} {int(chips) * DEVICES[generation]} {hosts}"
         for tpu, (chips, hosts, *_) in zip(tpus, types(*tpus), strict=True)
     ]

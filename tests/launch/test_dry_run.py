@@ -10,7 +10,7 @@ from tests.launch.scripts import Notes, launch, printed
 
 def cases(job, directory):
     """(script, arguments) of every verb of every launcher."""
-    vm = [*job.placed, "--tpu=v5e:4x4", *job.training]
+    vm = [*job.located, "--tpu=v5e:4x4", *job.training]
     for verb in ("launch", "create", "wait", "setup", "train", "logs", "status", "stop", "delete"):
         yield "tpu_vm.sh", [verb, *vm, "--slices=3", "--spot"]
         yield "tpu_vm.sh", [verb, *vm, "--direct", "--reserved", "--service-account=a@b"]
@@ -49,7 +49,7 @@ def test_what_is_printed_is_what_runs(job, tmp_path):
 )
 def test_resume_spares_a_tpu_that_is_there(job, tmp_path, states, deletes, creates):
     notes = Notes(tmp_path, states)
-    arguments = [*job.placed, "--tpu=v5e:4x4", *job.training]
+    arguments = [*job.located, "--tpu=v5e:4x4", *job.training]
     done = launch("tpu_vm.sh", "resume", *arguments, **notes.environment)
     assert done.returncode == 0, done.stderr
     ran = notes.taken()
@@ -60,6 +60,6 @@ def test_resume_spares_a_tpu_that_is_there(job, tmp_path, states, deletes, creat
 
 def test_wait_ends_where_there_will_be_no_tpu(job, tmp_path):
     notes = Notes(tmp_path, ["FAILED"])
-    done = launch("tpu_vm.sh", "wait", *job.placed, **notes.environment)
+    done = launch("tpu_vm.sh", "wait", *job.located, **notes.environment)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {job.name} is FAILED")

@@ -68,15 +68,15 @@ def jobset(job, *options):
     return yaml.safe_load(text.removesuffix("EOF\n"))
 
 
-def kept(given, read) -> bool:
-    """Whether all that is `given` was understood: the models drop fields that they do not know."""
-    if isinstance(given, dict):
-        known = isinstance(read, dict) and given.keys() <= read.keys()
-        return known and all(kept(value, read[key]) for key, value in given.items())
-    if isinstance(given, list):
-        known = isinstance(read, list) and len(given) == len(read)
-        return known and all(map(kept, given, read))
-    return given == read
+def kept(written, read) -> bool:
+    """Whether all of `written` was understood: the models drop fields that they do not know."""
+    if isinstance(written, dict):
+        known = isinstance(read, dict) and written.keys() <= read.keys()
+        return known and all(kept(value, read[key]) for key, value in written.items())
+    if isinstance(written, list):
+        known = isinstance(read, list) and len(written) == len(read)
+        return known and all(map(kept, written, read))
+    return written == read
 
 
 def valid(manifest) -> bool:

@@ -20,7 +20,7 @@ def read(notes) -> list[str]:
 
 def test_tpu_host(job):
     """The words that ssh carries mean the same in the host's shell."""
-    arguments = [*job.placed, "--tpu=v5e:4x4", "--slices=2", *job.training]
+    arguments = [*job.located, "--tpu=v5e:4x4", "--slices=2", *job.training]
     (ssh,) = commands(printed("tpu_vm.sh", "train", *arguments))
     shell, script, *words = shlex.split(option(ssh, "command"))
     assert (shell, script) == ("bash", "deberta_jax/launch/tpu_host.sh")
@@ -45,7 +45,7 @@ def test_xpk(job):
 def test_sky(job, tmp_path, machines):
     """Runs the job's own script, with a Python that takes notes."""
     (command,) = commands(printed("sky.sh", "launch", *job.named, *machines, *job.training))
-    given = dict(
+    settings = dict(
         word.removeprefix("--env=").split("=", 1) for word in command if word.startswith("--env=")
     )
     notes = Notes(tmp_path)
@@ -58,7 +58,7 @@ def test_sky(job, tmp_path, machines):
         "SKYPILOT_NUM_NODES": "2",
         "SKYPILOT_NODE_RANK": "1",
     }
-    environment = os.environ | notes.environment | nodes | given
+    environment = os.environ | notes.environment | nodes | settings
     subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, stdin=-3, check=True)
     how = "auto" if "--tpu" in machines[0] else "10.0.0.1:8476,2,1"
     expected = [word.replace("=auto", f"={how}") for word in job.train]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.sweeps import ablation, v2_ladder
 from deberta_jax import schema
+from deberta_jax.configs.sweeps import ablation, v2_ladder
 from deberta_jax.errors import UserError
 from deberta_jax.sweeps.driver import check
 from tests.sweeps.files import as_trained, read, write

@@ -27,12 +27,12 @@ from benchmarks.tpu_layer import (
     megacycles,
     with_attention,
 )
-from deberta_jax import compile
 from deberta_jax.data.config import DataConfig, MaskingConfig
 from deberta_jax.errors import UserError
 from deberta_jax.estimates.cost import estimate_lowered, prepare, tpu_devices
 from deberta_jax.model.flops import masked_lm_flops
 from deberta_jax.parallel.chips import CHIPS, chip_named
+from deberta_jax.runs import compilation
 from deberta_jax.schema import Config
 from deberta_jax.training.config import TrainConfig
 
@@ -60,7 +60,7 @@ def lower_step(config, compute, chip: str, attend=None) -> jax.stages.Lowered:
     )
     plan = compile.plan_for(run, tpu_devices(chip)[:1])
     with with_attention(attend) if attend else nullcontext():
-        return compile.lower_step(run, plan)
+        return compilation.lower_step(run, plan)
 
 
 def main() -> None:

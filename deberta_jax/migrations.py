@@ -31,7 +31,9 @@ def _compute_apart(config: Values) -> Values:
     model = config.get("model", {})
     kept = {name: value for name, value in model.items() if name not in moved}
     compute = {name: model[name] for name in moved if name in model}
-    return config | {"model": kept, "compute": compute}
+    if isinstance(stated := config.get("compute", {}), dict):  # else it is refused as it is
+        stated = stated | compute
+    return config | {"model": kept, "compute": stated}
 
 
 def migrate(config: Any, source: str) -> Values:

@@ -73,10 +73,10 @@ def slices_and_mistakes():
     """The slice of every device of three meshes over two slices, and what mistakes there say."""
     import numpy as np
 
-    from deberta_jax import compile as verb
     from deberta_jax.configs import quickstart
     from deberta_jax.estimates.cost import tpu_devices
     from deberta_jax.parallel.mesh import make_mesh, slice_of
+    from deberta_jax.runs import compilation
 
     base = schema.freeze(quickstart.get_config())
 
@@ -86,7 +86,7 @@ def slices_and_mistakes():
             for name, fields in sections.items()
         }
         try:
-            verb.compile_step(dataclasses.replace(base, **replaced), "v5e:2x2", 2)
+            compilation.compile_step(dataclasses.replace(base, **replaced), "v5e:2x2", 2)
         except UserError as error:
             return str(error)
 
@@ -142,7 +142,7 @@ def test_the_launchers_know_the_same_topologies():
 
 
 def test_meshes_to_compare():
-    from deberta_jax.compile import meshes
+    from deberta_jax.runs.compilation import meshes
 
     found = [one.mesh for one in meshes(schema.Config(), "data=4,fsdp=4;fsdp=16,dcn_data=2")]
     assert found == [MeshConfig(4, 4, 1, -1, 1), MeshConfig(1, 16, 1, 2, 1)]

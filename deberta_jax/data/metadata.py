@@ -87,7 +87,7 @@ def read_metadata(directory: str) -> Metadata | None:
         metadata = Metadata(settings=settings, splits=splits, **fields)
         metadata.check()
         return metadata
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is damaged ({error}); remake the data with --overwrite") from error
 
 

@@ -77,6 +77,8 @@ BAD_CONFIGS = {
     "a section of that name": (json.dumps({"modle": {}}), "'modle'.*nearest is model"),
     "a value's type": (json.dumps({"model": {"hidden_size": "3"}}), "hidden_size is '3'.*type int"),
     "true is no number": (json.dumps({"seed": True}), "seed is True"),
+    "a later section": (json.dumps({"compute": {"dtpye": "x"}}), "'compute.dtpye'.*compute.dtype"),
+    "a later section's type": (json.dumps({"compute": 3}), "compute must be a section"),
     "a value": (json.dumps({"version": 2, "compute": {"dtype": "float8"}}), "compute.dtype"),
     "a list of numbers": (json.dumps({"model": {"pos_att_type": [1]}}), "pos_att_type"),
 }
@@ -99,13 +101,15 @@ def test_fields_that_a_file_lacks_have_their_defaults(tmp_path):
     assert config.train == schema.Config().train
 
 
-@pytest.mark.parametrize("change", ["lacks a setting", "damaged", "newer", "no split"])
+@pytest.mark.parametrize("change", ["lacks a setting", "damaged", "no number", "newer", "no split"])
 def test_metadata_of_other_programs(tmp_path, change):
     stored = json.loads((HERE / "v1" / "data" / "metadata.json").read_text())
     if change == "lacks a setting":
         del stored["settings"]["max_document_megabytes"]
     elif change == "damaged":
         stored["splits"]["train"]["tokens"] = "many"
+    elif change == "no number":
+        stored["settings"]["sequence_length"] = float("inf")
     elif change == "newer":
         stored["format"] = metadata.FORMAT + 1
     else:

@@ -8,9 +8,9 @@ one line.
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import jax
-from ml_collections import ConfigDict
 
 from deberta_jax import schema
 from deberta_jax.data.dataset import data_directory
@@ -34,8 +34,9 @@ __all__ = [
     "open_run", "prepare", "read_checkpoint", "save_pretrained", "train",
 ]  # fmt: skip
 
-Path_ = str | os.PathLike
-AnyConfig = Config | ConfigDict
+Path_: TypeAlias = str | os.PathLike
+# ml_collections has no types: a `ConfigDict` is anything to a checker.
+AnyConfig: TypeAlias = Any
 
 
 def prepare(config: AnyConfig, workdir: Path_, *, overwrite: bool = False) -> Metadata:

@@ -11,13 +11,14 @@ from typing import Any
 from deberta_jax.errors import UserError
 
 Values = dict[str, Any]
+Migration = Callable[[Values], Values]
 # What brings a config of each version to the next one.
-CONFIG: dict[int, Callable[[Values], Values]] = {}
+CONFIG: dict[int, Migration] = {}
 CONFIG_VERSION = 2
 
 
-def _register(version: int):
-    def register(function):
+def _register(version: int) -> Callable[[Migration], Migration]:
+    def register(function: Migration) -> Migration:
         CONFIG[version] = function
         return function
 

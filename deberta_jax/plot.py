@@ -94,7 +94,7 @@ def plot_curves(parsed, out: Path) -> None:
     if parsed.label and len(parsed.label) != len(workdirs):
         raise UserError(f"--label names {len(parsed.label)} runs of {len(workdirs)}")
     if parsed.label:
-        runs = {}
+        runs: dict[str, list[Path]] = {}
         for label, workdir in zip(parsed.label, workdirs, strict=True):
             runs.setdefault(label, []).append(workdir)
     else:

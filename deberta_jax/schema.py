@@ -128,17 +128,19 @@ def load(path: Path) -> Config:
 def comments(kind=Config, prefix: str = "") -> dict[str, str]:
     """The comment above each field of the schema, by dotted name."""
     lines = inspect.getsource(kind).splitlines()
-    found = {}
-    for node in ast.parse("\n".join(lines)).body[0].body:
-        if not isinstance(node, ast.AnnAssign):
+    by_field: dict[str, str] = {}
+    (definition,) = ast.parse("\n".join(lines)).body
+    assert isinstance(definition, ast.ClassDef)
+    for node in definition.body:
+        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
-        above = []
+        above: list[str] = []
         for line in reversed(lines[: node.lineno - 1]):
             if not line.strip().startswith("#"):
                 break
             above.insert(0, line.strip().lstrip("# "))
-        found[prefix + node.target.id] = " ".join(above)
+        by_field[prefix + node.target.id] = " ".join(above)
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(field.default_factory):
-            found |= comments(field.default_factory, f"{prefix}{field.name}.")
-    return found
+            by_field |= comments(field.default_factory, f"{prefix}{field.name}.")
+    return by_field

@@ -92,7 +92,7 @@ def writing(path: PathLike) -> Iterator[epath.Path]:
         raise
 
 
-def write_json(path: PathLike, values: Any, **options) -> None:
+def write_json(path: PathLike, values: Any, **options: Any) -> None:
     """Writes JSON that a person reads; `options` are `json.dumps`'s."""
     write(path, json.dumps(values, indent=2, **options) + "\n")
 
@@ -125,10 +125,10 @@ def read_json(path: PathLike) -> Any:
 
 def children(directory: PathLike) -> list[epath.Path]:
     """What lies in a directory, by name; nothing where there is no directory."""
-    directory = as_path(directory)
-    if not directory.is_dir():
+    folder = as_path(directory)
+    if not folder.is_dir():
         return []
-    return sorted(retried(lambda: list(directory.iterdir())), key=lambda path: path.name)
+    return sorted(retried(lambda: list(folder.iterdir())), key=lambda path: path.name)
 
 
 @contextlib.contextmanager

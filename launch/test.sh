@@ -4,12 +4,14 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # libtpu compiles for TPUs on any machine.
-install_environment demo,dev,finetune,parity,search,tpu
+install_environment demo,dev,docs,finetune,parity,search,tpu
 # The original layers, for the parity tests; of its dependencies only torch is needed.
 .venv/bin/python -m pip show --quiet DeBERTa 2> /dev/null ||
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps DeBERTa==0.1.12
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+.venv/bin/lint-imports
+.venv/bin/mypy
 # Each test file stays in one process, so that its runs and prepared data are made once.
 .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

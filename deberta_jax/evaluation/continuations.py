@@ -57,7 +57,7 @@ def _beginnings(data: PreparedData, seed: int, count: int) -> list[np.ndarray]:
     """[CLS] and the first tokens of sentences from all over the held-out text, of one length."""
     tokenizer, source = data.tokenizer, data.source(VALIDATION)
     length = min(1 + PROMPT_TOKENS + NEW_TOKENS, data.metadata.sequence_length)
-    beginnings = []
+    beginnings: list[np.ndarray] = []
     for record in np.random.default_rng(seed).permutation(len(source)):
         if len(beginnings) == count:
             break

@@ -58,7 +58,7 @@ def fill_mask_examples(
 def _masked_sentences(data: PreparedData, rng, count: int) -> list[tuple[np.ndarray, int]]:
     """(ids with [CLS] and [SEP], position of a one-token word), from all over the held-out text."""
     tokenizer, source = data.tokenizer, data.source(VALIDATION)
-    sentences = []
+    sentences: list[tuple[np.ndarray, int]] = []
     for record in rng.permutation(len(source)):
         if len(sentences) == count:
             break

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deberta_jax.data.compressed import reading
 from deberta_jax.errors import UserError
 from deberta_jax.preparation import corpora
 
@@ -81,7 +82,7 @@ def _item(source: str, number: int, record: Any, text_field: str) -> Item:
 def _lines(path: str, text_field: str) -> Iterator[tuple[int, Any]]:
     """(line, what it holds) of a text file or a JSONL file; its empty lines too, of the former."""
     is_json = ".jsonl" in Path(path).suffixes
-    with corpora.reading(path) as stream:
+    with reading(path) as stream:
         for number in itertools.count(1):
             try:
                 line = stream.readline()

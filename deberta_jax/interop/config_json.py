@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from deberta_jax import storage
 from deberta_jax.errors import UserError
@@ -73,7 +74,7 @@ def _config(stated: dict, has_v1_attention: bool, has_position_table: bool) -> M
         "type_vocab_size", "conv_groups", "embedding_size", "attention_head_size", "talking_head",
     ):  # fmt: skip
         _refuse_unsupported(stated, field)
-    values = {name: _RELEASED_DEFAULTS.get(name) for name in _SHARED}
+    values: dict[str, Any] = {name: _RELEASED_DEFAULTS.get(name) for name in _SHARED}
     values |= {name: stated[name] for name in _SHARED if name in stated or values[name] is None}
     terms = stated.get("pos_att_type") or ()
     terms = terms.lower().split("|") if isinstance(terms, str) else terms

@@ -99,7 +99,7 @@ def task_of_tensors(names: Collection[str]) -> str | None:
 
 
 def entries(config: ModelConfig, task: str | None) -> Iterator[Entry]:
-    """Every tensor of a checkpoint of `task` (a key of `model.task_heads.TASKS`; None: no head)."""
+    """Every tensor of a checkpoint of `task` (a key of `TASK_MODELS`; None: no head)."""
     yield from _encoder_entries(config)
     if config.position_biased_input or (task == "masked_lm" and config.decodes_with_emd):
         yield Entry(POSITION_TABLE, "embeddings/position_embeddings/embedding", SAME)

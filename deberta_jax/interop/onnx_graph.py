@@ -45,7 +45,7 @@ def write_onnx(
     Args:
         path: the file.
         config: the architecture.
-        task: the head, a key of `model.task_heads.TASKS`; None for the encoder alone.
+        task: the head, a key of `model.task_heads.TASK_MODELS`; None for the encoder alone.
         tensors: under their released names (`interop.pretrained.to_state_dict`).
         max_length: longest input, in tokens.
 

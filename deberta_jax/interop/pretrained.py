@@ -18,7 +18,7 @@ from deberta_jax.interop.names import HEAD_NAMES, POSITION_TABLE, entries
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.heads import Deberta
-from deberta_jax.model.task_heads import TASKS, task_of
+from deberta_jax.model.task_heads import TASK_MODELS, task_of
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -38,7 +38,7 @@ def build(
     Args:
         config: the architecture.
         tensors: by their names in a released checkpoint.
-        task: a key of `model.tasks.TASKS`; None for the bare model.
+        task: a key of `model.task_heads.TASK_MODELS`; None for the bare model.
         new: beginnings of tensor names that may be missing; those are initialised afresh.
         ignore: beginnings of tensor names that may be there without a place for them.
         num_labels: labels of a new classifier; otherwise as many as the tensors have.
@@ -48,10 +48,10 @@ def build(
     Raises:
         UserError: tensors are missing, extra or misshapen: all are listed, with both shapes.
     """
-    if task not in TASKS:
-        raise UserError(f"task is {task!r}; it must be one of {', '.join(map(str, TASKS))}")
+    if task not in TASK_MODELS:
+        raise UserError(f"task is {task!r}; it must be one of {', '.join(map(str, TASK_MODELS))}")
     compute = ComputeConfig(dtype=dtype)
-    model = TASKS[task](config, compute, **_label_options(task, tensors, num_labels))
+    model = TASK_MODELS[task](config, compute, **_label_options(task, tensors, num_labels))
     return model, from_state_dict(model, tensors, new=new, ignore=ignore, seed=seed)
 
 

@@ -1,6 +1,7 @@
 """The architecture: one frozen dataclass for v1, v2, v3 and everything between."""
 
 import dataclasses
+from typing import Any
 
 from deberta_jax.errors import UserError
 
@@ -106,7 +107,7 @@ class ModelConfig:
                 f"model.max_relative_positions {self.max_relative_positions}; or 0 for no buckets"
             )
 
-    def architecture(self) -> dict[str, object]:
+    def architecture(self) -> dict[str, Any]:
         """The fields that decide what a checkpoint's tensors mean, by name."""
         fields = dataclasses.fields(self)
         return {f.name: getattr(self, f.name) for f in fields if "varies" not in f.metadata}

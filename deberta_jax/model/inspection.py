@@ -89,7 +89,7 @@ def decoder_inputs(
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def attention_scores(
-    config: ModelConfig, given: LayerInput, heads: Sequence[int]
+    config: ModelConfig, layer_input: LayerInput, heads: Sequence[int]
 ) -> dict[str, jax.Array]:
     """The scores of some heads by part, {"c2c", "c2p", "p2c"}, each [B, heads, L, L] (query, key).
 
@@ -98,19 +98,20 @@ def attention_scores(
 
     Args:
         config: of the model.
-        given: the layer's input.
+        layer_input: what the layer works on.
         heads: a tuple of those wanted, from 0.
     """
-    length = given.hidden_BLE.shape[1]
-    return DisentangledSelfAttention(config).apply(
-        {"params": given.params["attention"]},
-        given.hidden_BLE,
-        given.relative_RE,
+    length = layer_input.hidden_BLE.shape[1]
+    terms: Any = DisentangledSelfAttention(config).apply(
+        {"params": layer_input.params["attention"]},
+        layer_input.hidden_BLE,
+        layer_input.relative_RE,
         distance_rows(config, length, length),
         jnp.asarray(heads),
-        given.queries_BLE,
+        layer_input.queries_BLE,
         method="scores",
     )
+    return terms
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -155,17 +156,18 @@ def _convolve(config: ModelConfig, encoder, embeddings_BLE, hidden_BLE, segments
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run_layer(config: ModelConfig, given: LayerInput) -> jax.Array:
-    places_BL = None
-    if given.queries_BLE is not None:
-        places_BL = jnp.broadcast_to(
-            jnp.arange(given.segments_BL.shape[1]), given.segments_BL.shape
+def _run_layer(config: ModelConfig, layer_input: LayerInput) -> jax.Array:
+    positions_BL = None
+    if layer_input.queries_BLE is not None:
+        positions_BL = jnp.broadcast_to(
+            jnp.arange(layer_input.segments_BL.shape[1]), layer_input.segments_BL.shape
         )
-    return Layer(config).apply(
-        {"params": given.params},
-        given.hidden_BLE,
-        given.segments_BL,
-        given.relative_RE,
-        given.queries_BLE,
-        places_BL,
+    output: Any = Layer(config).apply(
+        {"params": layer_input.params},
+        layer_input.hidden_BLE,
+        layer_input.segments_BL,
+        layer_input.relative_RE,
+        layer_input.queries_BLE,
+        positions_BL,
     )
+    return output

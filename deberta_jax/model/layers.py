@@ -1,6 +1,7 @@
 """The small parts every module is made of: parameters with logical axes, dense, norm, dropout."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -77,7 +78,8 @@ def _laid_out(value, axes):
 
 def bias(module: nn.Module, name: str, shape, axes):
     init = nn.with_logical_partitioning(nn.initializers.zeros, axes)
-    return module.param(name, init, shape, jnp.float32).astype(module.compute.dtype)
+    value: Any = module.param(name, init, shape, jnp.float32)
+    return value.astype(module.compute.dtype)
 
 
 class LayerNorm(nn.Module):

@@ -20,8 +20,8 @@ def token_losses(projection, labels_BP: jax.Array) -> tuple[jax.Array, jax.Array
     hidden_BPE, embedding_VE, bias_V = projection
     (batch,) = splitting_axes(("batch",), labels_BP.shape[:1])
     rows, width = splitting_axes(VOCABULARY_TABLE, embedding_VE.shape)
-    axes = batch, *(axes[0] if axes else None for axes in (rows, width))
-    return cross_entropy(hidden_BPE, embedding_VE, bias_V, labels_BP, *axes)
+    vocabulary, hidden = (axes[0] if axes else None for axes in (rows, width))
+    return cross_entropy(hidden_BPE, embedding_VE, bias_V, labels_BP, batch, vocabulary, hidden)
 
 
 def unigram_cross_entropy(counts: np.ndarray) -> np.ndarray:

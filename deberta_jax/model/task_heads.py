@@ -117,7 +117,7 @@ class DebertaForReplacedToken(Deberta):
 
 
 # The model of each task; None is the bare one.
-TASKS: dict[str | None, type[Deberta]] = {
+TASK_MODELS: dict[str | None, type[Deberta]] = {
     None: Deberta,
     "masked_lm": DebertaForMaskedLM,
     "replaced_token": DebertaForReplacedToken,
@@ -130,4 +130,4 @@ TASKS: dict[str | None, type[Deberta]] = {
 
 def task_of(model: Deberta) -> str | None:
     """The task that `model` is made for."""
-    return next(task for task, kind in TASKS.items() if kind is type(model))
+    return next(task for task, kind in TASK_MODELS.items() if kind is type(model))

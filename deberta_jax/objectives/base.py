@@ -4,7 +4,6 @@ import abc
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -14,6 +13,7 @@ from deberta_jax.data.tokenizer import Tokenizer
 from deberta_jax.interop import pretrained
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.depth import depths
+from deberta_jax.model.heads import Deberta
 
 Params = Any
 Batch = dict[str, jax.Array]
@@ -39,7 +39,7 @@ class Objective(abc.ABC):
     learns_from_text: ClassVar[bool] = True
 
     config: ModelConfig
-    models: dict[str, nn.Module]
+    models: dict[str, Deberta]
     exported: tuple[str, ...] = ("model",)
 
     @classmethod

@@ -34,7 +34,8 @@ class CausalLanguageModelling(TokenPrediction):
         return {"tokens": jnp.maximum(jnp.sum(next_tokens(batch)[1]), 1e-6)}
 
     def loss(self, params, batch, weights, rng, train):
-        sums = self._sums(params, batch, *next_tokens(batch), rng, train)
+        labels_BL, weights_BL = next_tokens(batch)
+        sums = self._sums(params, batch, labels_BL, weights_BL, rng, train)
         return sums["loss"] / weights["tokens"], sums
 
     def summarize(self, sums, weights):

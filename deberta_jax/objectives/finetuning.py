@@ -1,6 +1,6 @@
 """Fine-tuning: a task's head on the encoder, trained by the task's criterion; SiFT if wanted."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.flops import encoder_flops
-from deberta_jax.model.task_heads import TASKS
+from deberta_jax.model.task_heads import TASK_MODELS
 from deberta_jax.objectives import sift
 from deberta_jax.objectives.base import Objective
 from deberta_jax.objectives.config import FinetuneConfig
@@ -17,7 +17,7 @@ from deberta_jax.objectives.criteria import Classes, Criterion, Numbers, Spans
 
 
 class Kind(NamedTuple):
-    """A task's head (a key of `model.tasks.TASKS`) and what trains it."""
+    """A task's head (a key of `model.task_heads.TASK_MODELS`) and what trains it."""
 
     head: str
     criterion: Criterion
@@ -59,14 +59,15 @@ class FineTuning(Objective):
         kind = KINDS[name]
         self.config, self.head, self._criterion = config, kind.head, kind.criterion
         self._settings, self._choices = settings, choices if kind.head == "multiple_choice" else 0
-        compute, options = compute or ComputeConfig(), {}
+        compute = compute or ComputeConfig()
+        options: dict[str, Any] = {}
         if kind.head != "question_answering":
             options["classifier_dropout"] = settings.classifier_dropout
         if kind.head in ("sequence_classification", "token_classification"):
             options["num_labels"] = num_labels
-        self.model = TASKS[kind.head](config, compute, deterministic=True, **options)
+        self.model = TASK_MODELS[kind.head](config, compute, deterministic=True, **options)
         self.models = {"model": self.model}
-        self._train = TASKS[kind.head](config, compute, deterministic=False, **options)
+        self._train = TASK_MODELS[kind.head](config, compute, deterministic=False, **options)
 
     @classmethod
     def from_config(cls, config, unigram_counts=None):
@@ -98,9 +99,10 @@ class FineTuning(Objective):
     def logits(self, params, batch, rng=None, train=False):
         """The head's outputs, float32."""
         model = self._train if train else self.model
-        rngs = {"dropout": rng} if train else None
+        rngs = {"dropout": rng} if rng is not None and train else None
         ids, segments = batch["input_ids"], batch["segment_ids"]
-        return model.apply({"params": params}, ids, segments, rngs=rngs).astype(jnp.float32)
+        outputs: Any = model.apply({"params": params}, ids, segments, rngs=rngs)
+        return outputs.astype(jnp.float32)
 
     def loss(self, params, batch, weights, rng, train):
         logits = self.logits(params, batch, rng, train)

@@ -78,6 +78,6 @@ class TokenPrediction(Objective):
             batch["segment_ids"],
             batch["position_ids"],
             batch.get("masked_positions"),
-            rngs={"dropout": rng} if train else None,
+            rngs={"dropout": rng} if rng is not None and train else None,
             method=method,
         )

@@ -23,17 +23,18 @@ def splitting_axes(logical, shape, rules=None, mesh=None) -> tuple[tuple[str, ..
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     if mesh.empty:
         return ((),) * len(shape)
-    found, used = [], set()
+    splitting: list[tuple[str, ...]] = []
+    used: set[str] = set()
     for name, size in zip(logical, shape, strict=True):
-        chosen = ()
+        chosen: tuple[str, ...] = ()
         for axes in (_axes(to, mesh) for rule, to in rules if rule == name is not None):
             ways = math.prod(mesh.shape[axis] for axis in axes)
             if axes and not used & set(axes) and size % ways == 0:
                 chosen = axes
                 break
         used |= set(chosen)
-        found.append(chosen)
-    return tuple(found)
+        splitting.append(chosen)
+    return tuple(splitting)
 
 
 def _axes(to, mesh) -> tuple[str, ...]:

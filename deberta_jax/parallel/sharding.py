@@ -84,8 +84,9 @@ def local_rows(batch_size: int, mesh: Mesh) -> tuple[range, ...]:
     several processes, these hold the same rows.
     """
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    slices = {index[0].indices(batch_size) for index in indices if index is not None}
     blocks: list[range] = []
-    for start, stop, _ in sorted({index[0].indices(batch_size) for index in indices}):
+    for start, stop, _ in sorted(slices):
         if blocks and blocks[-1].stop == start:
             start = blocks.pop().start
         blocks.append(range(start, stop))

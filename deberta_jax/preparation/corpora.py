@@ -1,31 +1,25 @@
 """Raw text on disk to a stream of documents, each a stream of pieces that fit in memory."""
 
-import bz2
 import codecs
-import contextlib
 import dataclasses
 import glob
-import gzip
 import importlib.util
 import itertools
 import json
-import lzma
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO
 
+from deberta_jax.data.compressed import COMPRESSED, UNREADABLE, reading
 from deberta_jax.errors import UserError
 
 PIECE_CHARACTERS = 1 << 20
 READ_BYTES = 1 << 20
 
 _FORMATS = (".txt", ".md", ".jsonl")
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _PACKAGE = "package:"
 _BLANK = re.compile(r"\s")
-_UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 # What "surrogateescape" makes of a byte that is not UTF-8; valid UTF-8 never decodes to these.
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
@@ -105,7 +99,7 @@ def corpus_files(corpus: str) -> list[str]:
         if _format(file) not in _FORMATS:
             raise UserError(
                 f"{file}: unknown ending; a corpus holds {', '.join(_FORMATS)} files, "
-                f"plain or compressed ({', '.join(_OPENERS)})"
+                f"plain or compressed ({', '.join(COMPRESSED)})"
             )
     return files
 
@@ -169,17 +163,7 @@ def _package_pattern(part: str) -> str:
 
 def _format(path: str) -> str:
     stem, ending = os.path.splitext(path)
-    return os.path.splitext(stem)[1] if ending in _OPENERS else ending
-
-
-@contextlib.contextmanager
-def reading(path: str) -> Iterator[IO[bytes]]:
-    opener = _OPENERS.get(os.path.splitext(path)[1], open)
-    try:
-        with opener(path, "rb") as stream:
-            yield stream
-    except _UNREADABLE as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    return os.path.splitext(stem)[1] if ending in COMPRESSED else ending
 
 
 def _file_document(path: str, report: CorpusReport) -> Iterator[tuple[str, Iterator[str]]]:
@@ -195,7 +179,7 @@ def _decoded(stream: IO[bytes], path: str, report: CorpusReport) -> Iterator[str
     while raw:
         try:
             raw = stream.read(READ_BYTES)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise UserError(f"{path} cannot be read: {error}") from error
         report.bytes += len(raw)
         text = _keep_decodable(decoder.decode(raw, final=not raw), path, report)

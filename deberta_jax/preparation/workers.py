@@ -53,7 +53,7 @@ def _ordered_map(
     function: Callable[[Item], Result],
     items: Iterable[Item],
 ) -> Iterator[Result]:
-    pending = collections.deque()
+    pending: collections.deque = collections.deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -138,7 +139,7 @@ def side_by_side(reports: list[Report]) -> str:
         "mesh", "remat", "sequences a device", "HBM, GiB", "fits", "step, ms", "waiting, ms",
         "tokens/s a chip", "MFU", "longest collective",
     )  # fmt: skip
-    rows = [head]
+    rows: list[Sequence[str]] = [head]
     for one in reports:
         found = one.to_dict()
         mesh = " x ".join(f"{axis} {size}" for axis, size in one.job.mesh.items() if size > 1)

@@ -16,6 +16,7 @@ from deberta_jax.evaluation.likelihood import Marks, log_likelihoods
 from deberta_jax.evaluation.sentence_files import PAIR_FIELDS, Item
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.tokenizers import load_tokenizer
+from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.parallel.mesh import MeshConfig, make_mesh
 from deberta_jax.runs.loading import open_checkpoint
 
@@ -61,7 +62,8 @@ def score(
     config = dataclasses.replace(checkpoint.config, causal=method == "ll")
     model, params = pretrained.build(config, checkpoint.tensors, "masked_lm", dtype=dtype)
     encoded = iter(tokenizer.encode_batch([text for item in items for text in item.sentences]))
-    kept, skipped = [], Counter()
+    kept: list[tuple[Item, list[np.ndarray]]] = []
+    skipped: Counter[str] = Counter()
     for item in items:
         ids = [next(encoded) for _ in item.sentences]
         if fault := _fault(item, ids, config.max_position_embeddings):
@@ -74,6 +76,7 @@ def score(
         raise UserError("nothing is left to score")
     sentences: list[np.ndarray] = [x for _, ids in kept for x in ids]
     marks, mesh = Marks(tokenizer.mask_id, tokenizer.word_start_V), make_mesh(MeshConfig())
+    assert isinstance(model, DebertaForMaskedLM)
     scores = iter(
         log_likelihoods(model, params, sentences, method, marks, mesh, batch_tokens, log).tolist()
     )

@@ -1,6 +1,7 @@
 """Held-out metrics: sums over batches, added up on the devices, divided once at the end."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def make_evaluation(objective, layouts, mesh: Mesh) -> Callable[[object, Iterabl
     eval_step = jax.jit(eval_step, in_shardings=(layouts, batch_layout), out_shardings=whole)
 
     def evaluate(params, batches):
-        total = None
+        total: Any = None
         with sharding.on(mesh):
             for batch in batches:
                 part = eval_step(params, sharding.to_devices(batch, mesh))

@@ -61,7 +61,7 @@ def part_norms(tree) -> jax.Array:
 
 
 def _by_part(tree) -> dict[str, list]:
-    parts = {}
+    parts: dict[str, list] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         modules = jax.tree_util.keystr(path, simple=True, separator="/").split("/")[:-1]
         layers = [

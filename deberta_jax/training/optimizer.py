@@ -26,6 +26,7 @@ def make_schedule(config: OptimizerConfig, units: StepUnits) -> optax.Schedule:
             + (f" and optimizer.decay {config.decay!r}" if own_decay else "")
             + f" are longer than train.duration ({total} steps)"
         )
+    ends: list[int]
     rise = optax.linear_schedule(0.0, peak, max(1, warmup))
     if config.schedule == "linear":
         parts, ends = [optax.linear_schedule(peak, final, max(1, total - warmup))], []

@@ -45,7 +45,7 @@ class TrainProgram(NamedTuple):
     every: Intervals
     abstract: Any
     initialize: Callable
-    train_step: Callable
+    train_step: Any
     evaluate: Callable
 
 

@@ -3,6 +3,7 @@
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -33,7 +34,8 @@ class Recorder:
         self._writer = MetricWriter(workdir, session.first_step) if self._main else None
         self._step, self._total_steps = session.first_step, session.total_steps
         self._parts = part_names(program.abstract.params)
-        self._pending, self._pending_norms = [], []
+        self._pending: list[dict[str, jax.Array]] = []
+        self._pending_norms: list[tuple[int, Any]] = []
         self._live, self._line_open = sys.stdout.isatty(), False
         peak, source = peak_flops(program.mesh.devices.flat[0])
         peak = peak and peak * program.mesh.size

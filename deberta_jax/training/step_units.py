@@ -11,6 +11,9 @@ _FORM = re.compile(
 _MULTIPLES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
+UNKNOWN = -1
+
+
 @dataclasses.dataclass(frozen=True)
 class StepUnits:
     """What turns a duration into steps.
@@ -18,12 +21,12 @@ class StepUnits:
     Attributes:
         tokens_per_step: tokens in one global batch.
         steps_per_epoch: steps in one pass over the training data.
-        total_steps: steps of the whole run, which percentages refer to; None while it is unknown.
+        total_steps: steps of the whole run, which percentages refer to; UNKNOWN before they are.
     """
 
     tokens_per_step: float
     steps_per_epoch: float
-    total_steps: int | None = None
+    total_steps: int = UNKNOWN
 
     def with_total(self, field: str, duration: str) -> "StepUnits":
         """The same units for a run of that duration."""
@@ -42,7 +45,7 @@ class StepUnits:
                 f"'2.5 epochs', '1B tokens' or '10%'"
             )
         unit = (match[3] or "steps").rstrip("s")
-        if unit == "%" and self.total_steps is None:
+        if unit == "%" and self.total_steps == UNKNOWN:
             raise UserError(f"{field} is {duration!r}; here it needs steps, tokens or epochs")
         amount = float(match[1].replace("_", "")) * _MULTIPLES[match[2]]
         steps = {

@@ -6,7 +6,7 @@ import pytest
 
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
-from deberta_jax.model.task_heads import TASKS
+from deberta_jax.model.task_heads import TASK_MODELS
 from tests.model import small
 from tests.model.small import VARIANTS
 
@@ -25,7 +25,7 @@ def random_params(model, seed, task):
 
 
 def compare(config, task, seed, tmp_path, lengths=(9, 40)):
-    model = TASKS[task](config)
+    model = TASK_MODELS[task](config)
     params = random_params(model, seed, task)
     path = tmp_path / "model.onnx"
     write_onnx(path, config, task, pretrained.to_state_dict(model, params), max_length=48)

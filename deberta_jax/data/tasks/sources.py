@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deberta_jax.data.compressed import reading
 from deberta_jax.errors import UserError
-from deberta_jax.preparation.corpora import reading
 
 _TFDS = "tfds:"
 _NEED_TENSORFLOW = {"glue": "Glue", "super_glue": "SuperGlue"}

@@ -88,6 +88,7 @@ setup(
             "nbclient>=0.10,<1",
             "nbformat>=5.10,<6",
             "ipykernel>=7,<8",
+            "latex2mathml>=3.78,<4",
         ],
         "parity": ["torch==2.13.0", "transformers>=5.20,<6", "six>=1.16", "torchmetrics>=1.8,<2"],
     },

@@ -96,12 +96,13 @@ def mask_batch(
         input_ids_BL: int [B, L] tokens, special ones included.
         segment_ids_BL: int [B, L], the document that each token belongs to.
         config: what to mask and how.
-        word_start_V: bool [V], tokens that begin a word. Not looked at when `max_ngram` is 1:
-          then a span is a single token.
+        word_start_V: bool [V], tokens that begin a word. Not read when `max_ngram` is 1: a span is
+            then a single token.
         is_special_V: bool [V], tokens that are never targets.
         mask_id: the id of [MASK].
         num_ordinary: random replacements are uniform over this many ids after the special pieces.
-        seed, step: name the draws; whole numbers from 0, below 2**64.
+        seed: names the draws with `step`; from 0, below 2**64.
+        step: likewise.
         first_row: the global row that row 0 of this block is.
 
     Returns:

@@ -16,10 +16,10 @@ from deberta_jax import schema
 from deberta_jax.data.dataset import data_directory
 from deberta_jax.data.metadata import Metadata
 from deberta_jax.errors import UserError
-from deberta_jax.evaluation import result_tables
+from deberta_jax.evaluation import finetuning_scores
 from deberta_jax.interop.tokenizers import load_tokenizer
 from deberta_jax.preparation import pipeline
-from deberta_jax.report.run_curves import plot_curves
+from deberta_jax.report.run_overview import plot_run
 from deberta_jax.runs import exporting
 from deberta_jax.runs.converting import convert as _convert
 from deberta_jax.runs.evaluating import held_out_metrics
@@ -94,7 +94,7 @@ def finetune(
         _draw_curves(directory / f"seed_{seed}")
         scores[seed] = result
     if jax.process_index() == 0:
-        result_tables.write(directory, checked.task.name, scores)
+        finetuning_scores.write(directory, checked.task.name, scores)
     return scores
 
 
@@ -126,7 +126,7 @@ def convert(source: Path_, target: Path_, layout: str = "transformers") -> list[
 
 def _draw_curves(workdir: Path) -> None:
     if jax.process_index() == 0:
-        plot_curves(workdir)
+        plot_run(workdir)
 
 
 def _checked(config: AnyConfig) -> Config:

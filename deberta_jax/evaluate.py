@@ -8,15 +8,15 @@ there.
 from absl import flags
 
 from deberta_jax import command
-from deberta_jax.evaluation import result_tables
+from deberta_jax.evaluation import finetuning_scores
 from deberta_jax.runs.evaluating import held_out_examples, held_out_metrics
 from deberta_jax.runs.opening import open_run
 
 
 def main(parsed) -> None:
     workdir = command.workdir(parsed)
-    if result_tables.found_under(workdir):
-        print(result_tables.table(workdir))
+    if finetuning_scores.found_under(workdir):
+        print(finetuning_scores.table(workdir))
         return
     run = open_run(workdir)
     metrics = held_out_metrics(run)

@@ -13,7 +13,7 @@ import jax
 from absl import flags
 
 from deberta_jax import api, command
-from deberta_jax.evaluation import result_tables
+from deberta_jax.evaluation import finetuning_scores
 
 
 def main(parsed) -> None:
@@ -22,7 +22,7 @@ def main(parsed) -> None:
     if scores is None:
         sys.exit(command.STOPPED)
     if jax.process_index() == 0:
-        print(result_tables.of_task(workdir))
+        print(finetuning_scores.of_task(workdir))
 
 
 if __name__ == "__main__":

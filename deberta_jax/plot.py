@@ -88,7 +88,7 @@ def plot_profiles(parsed, out: Path) -> None:
 
 
 def plot_curves(parsed, out: Path) -> None:
-    from deberta_jax.report import learning_curves as report
+    from deberta_jax.report import metric_panels as report
 
     workdirs = _directories(parsed, "workdir")
     if parsed.label and len(parsed.label) != len(workdirs):

@@ -17,7 +17,7 @@ from deberta_jax import recipes, schema
 from deberta_jax.data.tasks.sources import read_rows
 from deberta_jax.data.tokenizer import Tokenizer, train_tokenizer, write_pretrained
 from deberta_jax.errors import UserError
-from deberta_jax.evaluation import result_tables as results
+from deberta_jax.evaluation import finetuning_scores as results
 from deberta_jax.interop import pretrained
 from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.preparation.corpora import CorpusReport, documents

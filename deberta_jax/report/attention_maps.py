@@ -64,18 +64,18 @@ def attention_map(
     Raises:
         UserError: the sentence has more tokens than the model has positions, or than can be read.
     """
-    uses_places = config.position_biased_input or decoder_pass
-    limit = min(LONGEST, config.max_position_embeddings) if uses_places else LONGEST
+    has_position_limit = config.position_biased_input or decoder_pass
+    limit = min(LONGEST, config.max_position_embeddings) if has_position_limit else LONGEST
     if len(ids) > limit:
         raise UserError(f"the sentence has {len(ids)} tokens; it must have at most {limit}")
     ids_BL = jnp.asarray(ids)[None]
     layers = inspection.layer_inputs(config, params, ids_BL)
-    given = next(given for number, given in enumerate(layers) if number == layer)
+    inputs = next(inputs for number, inputs in enumerate(layers) if number == layer)
     if decoder_pass:
-        passes = inspection.decoder_inputs(config, params, given)
-        given = next(given for number, given in enumerate(passes, 1) if number == decoder_pass)
-    scores = inspection.attention_scores(config, given, tuple(heads))
-    probabilities = inspection.attention_probabilities(config, scores, given.segments_BL)
+        passes = inspection.decoder_inputs(config, params, inputs)
+        inputs = next(inputs for number, inputs in enumerate(passes, 1) if number == decoder_pass)
+    scores = inspection.attention_scores(config, inputs, tuple(heads))
+    probabilities = inspection.attention_probabilities(config, scores, inputs.segments_BL)
     return {part: np.asarray(x[0]) for part, x in ({PROBABILITIES: probabilities} | scores).items()}
 
 
@@ -134,7 +134,7 @@ def _scales(columns) -> dict[str, dict]:
 
 def _label(axis, tokens, left: bool, bottom: bool) -> None:
     """Every token on the outer sides; ticks alone within."""
-    places = range(len(tokens))
-    axis.set_xticks(places, tokens if bottom else [], rotation=90, fontsize=7)
-    axis.set_yticks(places, tokens if left else [], fontsize=7)
+    ticks = range(len(tokens))
+    axis.set_xticks(ticks, tokens if bottom else [], rotation=90, fontsize=7)
+    axis.set_yticks(ticks, tokens if left else [], fontsize=7)
     axis.tick_params(length=1.5, pad=1.5)

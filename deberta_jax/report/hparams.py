@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
-from deberta_jax.report.run_results import DONE, Result, metric_names
+from deberta_jax.report.sweep_results import DONE, Result, metric_names
 
 _SUFFIX = ".hparams"
 
 
 def write_hparams(results: Sequence[Result]) -> None:
-    """Writes an event file beside each finished run's own, in the place of an older one.
+    """Writes an event file beside each finished run's own, replacing an older one.
 
     The metrics are the run's own scalars, so `tensorboard --logdir=WORKDIR/runs` shows a row a run,
     with all fields in which the runs differ.
@@ -34,8 +34,8 @@ def write_hparams(results: Sequence[Result]) -> None:
 def _values(changes: Mapping[str, object], fields: Sequence[str]) -> dict:
     """HParams knows numbers, words and truth values; a field that a run leaves alone is "-"."""
     plain = (bool, int, float, str)
-    found = {}
+    shown = {}
     for field in fields:
         value = changes.get(field, "-")
-        found[field] = value if isinstance(value, plain) else "+".join(map(str, value)) or "none"
-    return found
+        shown[field] = value if isinstance(value, plain) else "+".join(map(str, value)) or "none"
+    return shown

@@ -44,7 +44,7 @@ def draw_norms(workdir: Path, path: Path) -> None:
     }
     layers = _layers(norms["weight"])
     others = [part for part in norms["weight"] if part not in layers and "norm" not in part]
-    colours = figures.pyplot.get_cmap("viridis")(np.linspace(0, 0.92, len(layers)))
+    colours = figures.colours("viridis", 0, 0.92, len(layers))
     styles = {
         part: dict(color=colour, label=label)
         for (part, label), colour in zip(layers.items(), colours, strict=True)
@@ -70,10 +70,10 @@ def _layers(parts) -> dict[str, str]:
     """{part: "layer 3"} of those that are layers, first to last; each encoder counts its own."""
     encoders = {}
     for part in parts:
-        if found := _LAYER.search(part):
-            place = {"first_layer": -1, "last_layer": np.inf}.get(found[1])
-            depth = int(found[2]) if place is None else place
-            encoders.setdefault(part[: found.start()], []).append((depth, part))
+        if match := _LAYER.search(part):
+            end = {"first_layer": -1, "last_layer": np.inf}.get(match[1])
+            depth = int(match[2]) if end is None else end
+            encoders.setdefault(part[: match.start()], []).append((depth, part))
     return {
         part: f"layer {number}" if len(encoders) == 1 else f"{encoder}, layer {number}"
         for encoder, layers in encoders.items()

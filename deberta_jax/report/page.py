@@ -11,9 +11,9 @@ import jinja2
 from markupsafe import Markup
 
 from deberta_jax import schema, storage
-from deberta_jax.report.comparison_curves import look, plot_differences, plot_runs
-from deberta_jax.report.run_results import Result, metric_names, summarize
 from deberta_jax.report.series import is_loss, metric_label
+from deberta_jax.report.sweep_results import Result, metric_names, summarize
+from deberta_jax.report.variant_curves import look, plot_differences, plot_variants
 from deberta_jax.schema import Config
 from deberta_jax.training.metrics import read_metrics
 
@@ -48,7 +48,7 @@ def write_page(
         counts=f"{len(results)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()),
         base=next(s.variant for s in summaries if s.differences is None),
         metrics=[{"name": metric.removeprefix("eval/")} for metric in metrics],
-        rows=[_row(summary, place, metrics) for place, summary in enumerate(summaries)],
+        rows=[_row(summary, position, metrics) for position, summary in enumerate(summaries)],
         bars=_svg(lambda file: plot_differences(results, file, base=base)),
         curves=_curves(results, metrics),
         differing=_differing(results, configs),
@@ -58,25 +58,31 @@ def write_page(
     storage.write(path, page)
 
 
-def _row(summary, place: int, metrics: Sequence[str]) -> dict:
+def _row(summary, position: int, metrics: Sequence[str]) -> dict:
     cells = []
     for metric in metrics:
         own = summary.metrics.get(metric)
         cells.append(
             {"value": own.mean if own else "", "text": own.text() if own else "", "kind": ""}
         )
-        found = (summary.differences or {}).get(metric)
-        if found is None:
+        difference = (summary.differences or {}).get(metric)
+        if difference is None:
             cells.append(
                 {"value": 0 if summary.differences is None else "", "text": "", "kind": ""}
             )
             continue
-        cells.append({"value": found.mean, "text": found.text("+"), "kind": _kind(metric, found)})
+        cells.append(
+            {
+                "value": difference.mean,
+                "text": difference.text("+"),
+                "kind": _kind(metric, difference),
+            }
+        )
     done, runs = summary.done, summary.runs
     return {
         "variant": summary.variant,
         "base": summary.differences is None,
-        "color": _hexadecimal(place),
+        "color": _hexadecimal(position),
         "done": done,
         "seeds": str(done) if done == runs else f"{done} of {runs}",
         "cells": cells,
@@ -90,10 +96,10 @@ def _kind(metric: str, difference) -> str:
     return "good" if (difference.mean < 0) == is_loss(metric) else "bad"
 
 
-def _hexadecimal(place: int) -> str:
+def _hexadecimal(position: int) -> str:
     from matplotlib.colors import to_hex
 
-    return to_hex(look(place)["color"])
+    return to_hex(look(position)["color"])
 
 
 def _curves(results: Sequence[Result], metrics: Sequence[str]) -> list[dict]:
@@ -102,7 +108,7 @@ def _curves(results: Sequence[Result], metrics: Sequence[str]) -> list[dict]:
         workdirs.setdefault(result.variant, []).append(result.workdir)
     drawn = []
     for metric in [*(metrics or ["eval/loss"]), "train/loss", "optim/grad_norm"]:
-        svg = _svg(lambda file, metric=metric: plot_runs(workdirs, file, metric))
+        svg = _svg(lambda file, metric=metric: plot_variants(workdirs, file, metric))
         if svg:
             drawn.append({"label": metric_label(metric), "svg": svg})
     return drawn
@@ -122,11 +128,11 @@ def _svg(draw) -> Markup | str:
 
 
 def _differing(results: Sequence[Result], configs: Mapping[str, Config]) -> list[dict]:
-    """The fields that are not the same in all variants; seeds, names and places left out."""
+    """The fields that are not the same in all variants; seeds, names and directories left out."""
     fields = {variant: schema.flatten(config) for variant, config in configs.items()}
     changes = {result.variant: result.changes for result in results}
     comments = schema.comments()
-    found = []
+    rows = []
     for name in schema.flatten(Config()):
         values = [fields[variant][name] for variant in fields]
         if name == "seed" or all(value == values[0] for value in values):
@@ -135,8 +141,8 @@ def _differing(results: Sequence[Result], configs: Mapping[str, Config]) -> list
             {"text": repr(fields[variant][name]), "set": name in changes[variant]}
             for variant in fields
         ]
-        found.append({"name": name, "comment": comments[name], "cells": cells})
-    return found
+        rows.append({"name": name, "comment": comments[name], "cells": cells})
+    return rows
 
 
 def _common(configs: Mapping[str, Config]) -> list[dict]:

@@ -52,17 +52,17 @@ def position_profiles(
     total = None
     for ids_BL, segments_BL in batches:
         sums = {part: [] for part in config.pos_att_type}
-        given_layers = inspection.layer_inputs(config, params, ids_BL, segments_BL)
-        for layer, given in enumerate(given_layers):
+        layers_inputs = inspection.layer_inputs(config, params, ids_BL, segments_BL)
+        for layer, inputs in enumerate(layers_inputs):
             if layer in layers:
-                scores = inspection.attention_scores(config, given, tuple(heads))
+                scores = inspection.attention_scores(config, inputs, tuple(heads))
                 for part, values in sums.items():
-                    values.append(_sums_by_distance(scores[part], given.segments_BL))
+                    values.append(_sums_by_distance(scores[part], inputs.segments_BL))
             if layer == max(layers):
                 break
         pairs = _sums_by_distance(jnp.ones((len(ids_BL), 1, 1, 1)), segments_BL)[0]
-        found = jax.device_get(({part: jnp.stack(x) for part, x in sums.items()}, pairs))
-        total = found if total is None else jax.tree.map(np.add, total, found)
+        batch = jax.device_get(({part: jnp.stack(x) for part, x in sums.items()}, pairs))
+        total = batch if total is None else jax.tree.map(np.add, total, batch)
     sums, pairs = total
     with np.errstate(invalid="ignore"):
         return Profiles({part: x / pairs for part, x in sums.items()}, pairs)
@@ -74,9 +74,9 @@ def _sums_by_distance(values_BHQK, segments_BL):
     length = segments_BL.shape[1]
     seen_BQK = (segments_BL[:, :, None] == segments_BL[:, None]) & (segments_BL[:, None] > 0)
     summed_HQK = jnp.sum(values_BHQK * seen_BQK[:, None], axis=0)
-    places = np.arange(length)[:, None] - np.arange(length) + length - 1
+    distances = np.arange(length)[:, None] - np.arange(length) + length - 1
     flat = summed_HQK.reshape(summed_HQK.shape[0], -1).T
-    return jax.ops.segment_sum(flat, places.reshape(-1), 2 * length - 1).T
+    return jax.ops.segment_sum(flat, distances.reshape(-1), 2 * length - 1).T
 
 
 def draw_profiles(
@@ -94,7 +94,7 @@ def draw_profiles(
     )
     length = (len(profiles.pairs) + 1) // 2
     distances = np.arange(-length + 1, length)
-    colours = figures.pyplot.get_cmap("turbo")(np.linspace(0.05, 0.95, len(heads)))
+    colours = figures.colours("turbo", 0.05, 0.95, len(heads))
     for (row, column), axis in np.ndenumerate(axes):
         lines = profiles.bias[parts[column]][row]
         for line, head, colour in zip(lines, heads, colours, strict=True):

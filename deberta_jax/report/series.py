@@ -67,5 +67,5 @@ def is_loss(metric: str) -> bool:
 def metric_label(metric: str) -> str:
     where, _, name = metric.partition("/")
     unit = " (nats)" if is_loss(metric) else ""
-    place = {"eval": "held-out ", "train": "training "}.get(where, "")
-    return place + name.replace("_", " ").replace("grad ", "gradient ") + unit
+    split = {"eval": "held-out ", "train": "training "}.get(where, "")
+    return split + name.replace("_", " ").replace("grad ", "gradient ") + unit

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deberta_jax.report.comparison_curves import plot_differences, plot_runs
 from deberta_jax.report.hparams import write_hparams
 from deberta_jax.report.page import write_page
-from deberta_jax.report.run_results import Result, markdown, table, write_csv
+from deberta_jax.report.sweep_results import Result, markdown, table, write_csv
+from deberta_jax.report.variant_curves import plot_differences, plot_variants
 from deberta_jax.schema import Config
 
 
@@ -38,7 +38,7 @@ def write_report(
     workdirs: dict[str, list[Path]] = {}
     for result in results:
         workdirs.setdefault(result.variant, []).append(result.workdir)
-    plot_runs(workdirs, workdir / "curves.png", title=name)
+    plot_variants(workdirs, workdir / "curves.png", title=name)
     plot_differences(results, workdir / "differences.png", base=base)
     write_hparams(results)
     write_page(results, configs, workdir / "report.html", name, title, base)

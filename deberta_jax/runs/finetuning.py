@@ -15,7 +15,7 @@ from deberta_jax.data.tasks.batches import Batches, choose_lengths
 from deberta_jax.data.tasks.encoded import Encoded
 from deberta_jax.data.tasks.sources import read_rows
 from deberta_jax.errors import UserError
-from deberta_jax.evaluation import result_tables as results
+from deberta_jax.evaluation import finetuning_scores as results
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.tokenizers import PretrainedTokenizer
 from deberta_jax.model.config import ModelConfig

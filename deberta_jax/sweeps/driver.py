@@ -11,8 +11,8 @@ from deberta_jax.data import dataset
 from deberta_jax.data.metadata import read_metadata
 from deberta_jax.errors import UserError
 from deberta_jax.preparation import pipeline
-from deberta_jax.report.run_results import is_done, read_result
 from deberta_jax.report.sweep import write_report
+from deberta_jax.report.sweep_results import is_done, read_result
 from deberta_jax.runs.pretraining import check_data, make_step_units
 from deberta_jax.sweeps import handover
 from deberta_jax.sweeps.board import Board

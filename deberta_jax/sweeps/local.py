@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from deberta_jax.report.run_results import is_done
+from deberta_jax.report.sweep_results import is_done
 from deberta_jax.sweeps import board as stand
 from deberta_jax.sweeps.board import Board
 from deberta_jax.sweeps.processes import FAILURE, Pool

@@ -4,7 +4,7 @@ import json
 import random
 from pathlib import Path
 
-from deberta_jax.report.run_results import DONE, FAILED, Result
+from deberta_jax.report.sweep_results import DONE, FAILED, Result
 
 
 def make_run(workdir: Path, seed: int, level: float, steps=(2, 4, 6)) -> dict[str, float]:

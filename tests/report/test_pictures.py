@@ -11,10 +11,10 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from deberta_jax.report.comparison_curves import plot_differences, plot_runs
 from deberta_jax.report.hparams import write_hparams
 from deberta_jax.report.page import write_page
-from deberta_jax.report.run_results import NOT_STARTED
+from deberta_jax.report.sweep_results import NOT_STARTED
+from deberta_jax.report.variant_curves import plot_differences, plot_variants
 from deberta_jax.schema import Config
 from tests.report.made import make_sweep
 
@@ -46,17 +46,17 @@ def configs(results):
 
 
 def test_every_variant_has_a_line_and_a_span(results, tmp_path):
-    plot_runs(workdirs(results), tmp_path / "a.svg")
+    plot_variants(workdirs(results), tmp_path / "a.svg")
     tree = ElementTree.parse(tmp_path / "a.svg")
     ids = {element.get("id") for element in tree.iter()}
     assert {f"variant-{i}-{what}" for i in range(3) for what in ("line", "span")} <= ids
     again = (tmp_path / "a.svg").read_bytes()
-    plot_runs(workdirs(results), tmp_path / "a.svg")
+    plot_variants(workdirs(results), tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_bytes() == again
 
 
 def test_what_nobody_measured_is_not_drawn(results, tmp_path):
-    assert plot_runs(workdirs(results), tmp_path / "a.png", "eval/no_such_metric") is None
+    assert plot_variants(workdirs(results), tmp_path / "a.png", "eval/no_such_metric") is None
     unstarted = [dataclasses.replace(r, state=NOT_STARTED, metrics={}) for r in results]
     assert plot_differences(unstarted, tmp_path / "b.png") is None
     assert not list(tmp_path.glob("*.png"))

@@ -6,7 +6,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from deberta_jax.report.run_curves import plot_curves
+from deberta_jax.report.run_overview import plot_run
 from deberta_jax.training.metrics import MetricWriter, read_metrics
 
 
@@ -41,7 +41,7 @@ def test_what_is_written_is_read_back(tmp_path):
 
 def test_there_are_no_metrics_before_the_first(tmp_path):
     assert read_metrics(tmp_path) == []
-    assert plot_curves(tmp_path) is None
+    assert plot_run(tmp_path) is None
 
 
 def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
@@ -83,11 +83,11 @@ def test_tensorboard_gets_every_scalar(tmp_path):
 
 def test_the_curves_are_a_picture(tmp_path):
     write(tmp_path, 0, [1, 2, 3])
-    path = plot_curves(tmp_path)
+    path = plot_run(tmp_path)
     assert path == tmp_path / "curves.png"
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     before = path.read_bytes()
     writer = MetricWriter(tmp_path, 3)
     writer.write(4, {"eval/loss": 3.0, "eval/unigram_loss": 4.0, "eval/mlm_accuracy": 0.1})
     writer.close()
-    assert plot_curves(tmp_path).read_bytes() != before
+    assert plot_run(tmp_path).read_bytes() != before

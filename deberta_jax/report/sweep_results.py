@@ -17,7 +17,7 @@ BASELINES = ("eval/unigram_loss",)
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One run, as its workdir tells it.
+    """One run, as its workdir describes it.
 
     Attributes:
         name: the run's own name.
@@ -181,8 +181,8 @@ def table(results: Sequence[Result], base: str = "") -> list[list[str]]:
             if summary.differences is None:
                 row += ["base"]
             else:
-                found = summary.differences.get(name)
-                row += [found.text("+") if found else ""]
+                difference = summary.differences.get(name)
+                row += [difference.text("+") if difference else ""]
         rows.append(row)
     return rows
 

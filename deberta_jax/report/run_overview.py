@@ -1,49 +1,37 @@
-"""The learning curves of a run, as a picture."""
+"""One run in one picture: its losses, scores, learning rate and speed by step."""
 
 from pathlib import Path
 
+from deberta_jax.report import figures
 from deberta_jax.training.metrics import read_metrics
 
 
-def plot_curves(workdir: Path) -> Path | None:
+def plot_run(workdir: Path) -> Path | None:
     """Draws `curves.png` from `metrics.jsonl`: losses, accuracies, learning rate, speed.
 
     Returns the picture's path; None where nothing was logged yet.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     lines = read_metrics(workdir)
     if not any("train/loss" in line for line in lines):
         return None
-
-    def series(name):
-        points = [(line["step"], line[name]) for line in lines if name in line]
-        return tuple(zip(*points, strict=True))
-
     panels = [
         ("loss (nats)", ["train/loss", "eval/loss", "eval/unigram_loss"]),
         ("accuracy and scores", [n for n in _names(lines) if _is_score(n)]),
         ("learning rate", ["optim/learning_rate"]),
         ("tokens per second", ["perf/tokens_per_second"]),
     ]
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    figure, axes = figures.new_figure(2, 2, 11, 7)
     for axis, (label, names) in zip(axes.flat, panels, strict=True):
         for name in names:
-            if points := series(name):
-                axis.plot(*points, linewidth=1.4, label=name, **_style(name))
-        axis.set_xlabel("step")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
+            if points := [(line["step"], line[name]) for line in lines if name in line]:
+                figures.draw_curve(axis, *zip(*points, strict=True), label=name, **_style(name))
+        figures.label_axes(axis, label)
         if len(names) > 1:
             axis.legend()
     axes[1, 1].set_ylim(bottom=0)
     figure.suptitle(workdir.name)
     path = workdir / "curves.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figures.save(figure, path, dpi=110)
     return path
 
 

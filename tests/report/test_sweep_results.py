@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from deberta_jax.report.run_results import (
+from deberta_jax.report.sweep_results import (
     NOT_STARTED,
     Spread,
     markdown,

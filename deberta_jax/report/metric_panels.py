@@ -1,4 +1,4 @@
-"""Learning curves of several runs in one picture: the mean over repetitions, and their band."""
+"""Several metrics of several runs, a panel each: the mean over repetitions, and their deviation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,19 +63,17 @@ def plot_panels(
     rows = -(-len(panels) // columns)
     figure, axes = figures.new_figure(rows, columns, 6 * columns, 3.6 * rows + 0.4 * len(runs))
     for axis, (metric, series) in zip(axes.flat, panels.items(), strict=False):
-        for label, found in series.items():
-            steps, mean, deviation = found.steps, found.mean, found.deviation
-            colour = f"C{list(runs).index(label) % 10}"
-            axis.plot(steps, mean, color=colour, linewidth=1.4, label=_counted(label, runs[label]))
-            axis.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2)
-        if metric == "eval/loss" and (baseline := _series(runs, BASELINE)):
-            found = next(iter(baseline.values()))
-            axis.plot(
-                found.steps, found.mean, color="gray", linestyle="--", label="unigram baseline"
-            )
-        axis.set_xlabel("step")
-        axis.set_ylabel(metric_label(metric))
-        axis.grid(alpha=0.3)
+        for label, curve in series.items():
+            figures.draw_curve(
+                axis, curve.steps, curve.mean,
+                band=(curve.mean - curve.deviation, curve.mean + curve.deviation),
+                color=f"C{list(runs).index(label) % 10}", label=_counted(label, runs[label]),
+            )  # fmt: skip
+        if metric == "eval/loss" and (baselines := _series(runs, BASELINE)):
+            curve = next(iter(baselines.values()))
+            style = dict(color="gray", linestyle="--", label="unigram baseline")
+            figures.draw_curve(axis, curve.steps, curve.mean, **style)
+        figures.label_axes(axis, metric_label(metric))
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     handles = {}
@@ -87,8 +85,8 @@ def plot_panels(
 
 def _series(runs, metric: str) -> dict[str, Series]:
     """The metric of the labels that have it."""
-    found = {label: read_series(workdirs, metric) for label, workdirs in runs.items()}
-    return {label: series for label, series in found.items() if series}
+    every = {label: read_series(workdirs, metric) for label, workdirs in runs.items()}
+    return {label: series for label, series in every.items() if series}
 
 
 def _no_metric(runs, metric: str) -> UserError:

@@ -1,10 +1,11 @@
-"""Learning curves of many runs, and the variants' differences, as pictures."""
+"""A sweep's variants as pictures: one metric by step, and each variant's difference to the base."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deberta_jax.report.run_results import DONE, Result, Summary, metric_names, summarize
+from deberta_jax.report import figures
 from deberta_jax.report.series import BASELINE, is_loss, metric_label, read_series
+from deberta_jax.report.sweep_results import DONE, Result, Summary, metric_names, summarize
 
 _DASHES = ("-", "--", ":", "-.")
 
@@ -14,7 +15,7 @@ def look(position: int) -> dict:
     return {"color": f"C{position % 10}", "linestyle": _DASHES[position // 10 % len(_DASHES)]}
 
 
-def plot_runs(
+def plot_variants(
     runs: Mapping[str, Sequence[Path]],
     path: Path,
     metric: str = "eval/loss",
@@ -31,40 +32,32 @@ def plot_runs(
     Returns:
         The path; None where no run has the metric yet.
     """
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(9, 5.2), layout="constrained")
+    figure, ((axis,),) = figures.new_figure(1, 1, 9, 5.2)
     drawn, levels = False, []
     for position, (label, workdirs) in enumerate(runs.items()):
-        if not (found := read_series(workdirs, metric)):
+        if not (series := read_series(workdirs, metric)):
             continue
-        drawn, count = True, len(found.values)
-        axis.plot(
-            found.steps, found.mean, linewidth=1.6, gid=f"variant-{position}-line",
-            label=f"{label} ({count} seeds)" if count > 1 else label,
-            marker="." if len(found.steps) < 30 else None, **look(position),
+        drawn, count = True, len(series.values)
+        span = series.values.min(axis=0), series.values.max(axis=0)
+        figures.draw_curve(
+            axis, series.steps, series.mean, band=span if count > 1 else None,
+            gid=f"variant-{position}", label=f"{label} ({count} seeds)" if count > 1 else label,
+            marker="." if len(series.steps) < 30 else None, **look(position),
         )  # fmt: skip
-        if count > 1:
-            axis.fill_between(
-                found.steps, found.values.min(axis=0), found.values.max(axis=0),
-                color=look(position)["color"], alpha=0.18, linewidth=0,
-                gid=f"variant-{position}-span",
-            )  # fmt: skip
         if is_loss(metric) and (level := read_series(workdirs, BASELINE)):
             levels.append(level.mean[-1])
+    if not drawn:
+        figures.close(figure)
+        return None
     if levels:
         axis.axhline(
             levels[-1], color="black", linewidth=1, linestyle=(0, (6, 3)), label="unigram baseline"
         )
-    axis.set_xlabel("step")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set_ylabel(metric_label(metric))
+    figures.label_axes(axis, metric_label(metric))
     axis.set_title(title, loc="left", fontsize=11)
-    axis.grid(alpha=0.3)
-    if drawn:
-        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
-        _save(figure, path)
-    plt.close(figure)
-    return path if drawn else None
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
+    figures.save(figure, path, dpi=110)
+    return path
 
 
 def plot_differences(
@@ -82,8 +75,7 @@ def plot_differences(
     shown = [s for s in summaries if s.differences and metric in s.differences]
     if not shown:
         return None
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(9, 1.4 + 0.42 * len(shown)), layout="constrained")
+    figure, ((axis,),) = figures.new_figure(1, 1, 9, 1.4 + 0.42 * len(shown))
     by_seed = _by_seed(results, metric)
     order = [summary.variant for summary in summaries]
     for row, summary in enumerate(shown):
@@ -102,8 +94,7 @@ def plot_differences(
     axis.set_xlabel(f"{metric_label(metric)}: difference to {base} ({better} is better)")
     axis.set_title(_legend_of(shown, metric), loc="left", fontsize=10)
     axis.grid(alpha=0.3, axis="x")
-    _save(figure, path)
-    plt.close(figure)
+    figures.save(figure, path, dpi=110)
     return path
 
 
@@ -113,24 +104,8 @@ def _legend_of(shown: Sequence[Summary], metric: str) -> str:
 
 
 def _by_seed(results: Sequence[Result], metric: str) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = {}
+    values: dict[str, dict[int, float]] = {}
     for result in results:
         if result.state == DONE:
-            found.setdefault(result.variant, {})[result.seed] = result.metrics[metric]
-    return found
-
-
-def _save(figure, path: Path) -> None:
-    """The same picture is the same file, whenever it is drawn."""
-    dated = {"Date": None} if Path(path).suffix == ".svg" else {}
-    figure.savefig(path, dpi=110, metadata=dated)
-
-
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    matplotlib.rcParams["svg.hashsalt"] = "deberta_jax"
-    return plt
+            values.setdefault(result.variant, {})[result.seed] = result.metrics[metric]
+    return values

@@ -15,7 +15,7 @@ from deberta_jax.runs.opening import open_run
 
 def main(parsed) -> None:
     workdir = command.workdir(parsed)
-    if finetuning_scores.found_under(workdir):
+    if finetuning_scores.read_tasks(workdir):
         print(finetuning_scores.table(workdir))
         return
     run = open_run(workdir)

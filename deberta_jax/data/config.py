@@ -1,4 +1,4 @@
-"""What the input pipeline can be told: where text comes from, how it is packed and masked."""
+"""The fields of the input pipeline: where text comes from, how it is packed and masked."""
 
 import dataclasses
 

@@ -36,16 +36,16 @@ class PreparedData:
         advice = "prepare the data again with --overwrite"
         try:
             source = open_records(self.directory, split)
-            found = len(source)
+            count = len(source)
         except Exception as error:
             raise UserError(
                 f"{self.directory}: split {split!r} cannot be read ({type(error).__name__}); "
                 f"{advice}"
             ) from error
         expected = self.metadata.splits[split].sequences
-        if found != expected:
+        if count != expected:
             raise UserError(
-                f"{self.directory}: split {split!r} has {found} sequences instead of {expected}; "
+                f"{self.directory}: split {split!r} has {count} sequences instead of {expected}; "
                 f"{advice}"
             )
         return source

@@ -107,13 +107,13 @@ def tokens_per_step(prepared: PreparedData, batch_size: int) -> float:
 
 
 def position_ids(segment_ids_BL: np.ndarray) -> np.ndarray:
-    """int32 [B, L]: each token's place in its segment, from 0; 0 for padding (segment 0)."""
-    place_L = np.arange(segment_ids_BL.shape[1], dtype=np.int32)
+    """int32 [B, L]: each token's position in its segment, from 0; 0 for padding (segment 0)."""
+    index_L = np.arange(segment_ids_BL.shape[1], dtype=np.int32)
     start_BL = np.zeros(segment_ids_BL.shape, np.int32)
     changes_BL = segment_ids_BL[:, 1:] != segment_ids_BL[:, :-1]
-    start_BL[:, 1:] = np.where(changes_BL, place_L[1:], 0)
+    start_BL[:, 1:] = np.where(changes_BL, index_L[1:], 0)
     start_BL = np.maximum.accumulate(start_BL, axis=1)
-    return np.where(segment_ids_BL > 0, place_L - start_BL, 0)
+    return np.where(segment_ids_BL > 0, index_L - start_BL, 0)
 
 
 @dataclasses.dataclass

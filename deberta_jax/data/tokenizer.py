@@ -86,10 +86,10 @@ def train_tokenizer(
 
 
 def _training_error(vocab_size: int, message: str) -> UserError:
-    if found := re.search(r"value <= (\d+)", message):
-        what = f"too large for this corpus; the largest possible is {found[1]}"
-    elif found := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        what = f"too small for this corpus; it takes more than {found[1]}"
+    if match := re.search(r"value <= (\d+)", message):
+        what = f"too large for this corpus; the largest possible is {match[1]}"
+    elif match := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        what = f"too small for this corpus; it takes more than {match[1]}"
     else:
         what = "SentencePiece refused to train: " + " ".join(message.split())
     return UserError(f"data.vocab_size={vocab_size}: {what}")
@@ -221,10 +221,10 @@ def _processor(model: bytes, path: str) -> sentencepiece.SentencePieceProcessor:
 
 def _check_special_pieces(processor: sentencepiece.SentencePieceProcessor, path: str) -> None:
     count = min(len(SPECIAL_PIECES), processor.get_piece_size())
-    found = tuple(processor.id_to_piece(list(range(count))))
-    if found != SPECIAL_PIECES:
+    pieces = tuple(processor.id_to_piece(list(range(count))))
+    if pieces != SPECIAL_PIECES:
         raise UserError(
-            f"{path}: its first pieces are {' '.join(found)}; they have to be "
+            f"{path}: its first pieces are {' '.join(pieces)}; they have to be "
             f"{' '.join(SPECIAL_PIECES)}"
         )
 

@@ -28,11 +28,11 @@ def read(workdir: Path) -> dict[str, float] | None:
 
 
 def write_one(workdir: Path, step: int, scores: dict[str, float]) -> None:
-    """Writes a run's scores, which stand at its checkpoint `step`; whole or not at all."""
+    """Writes a run's scores, of its checkpoint `step`; whole or not at all."""
     storage.write_json(workdir / FILE, {"step": step, "scores": scores})
 
 
-def write(workdir: Path, name: str, found: dict[int, dict[str, float]]) -> None:
+def write(workdir: Path, name: str, seeds: dict[int, dict[str, float]]) -> None:
     """Writes a task's results: every seed's scores, their mean, standard deviation and median."""
     scores = {
         score: {
@@ -40,10 +40,10 @@ def write(workdir: Path, name: str, found: dict[int, dict[str, float]]) -> None:
             "std": statistics.stdev(values) if len(values) > 1 else 0.0,
             "median": statistics.median(values),
         }
-        for score in next(iter(found.values()))
-        for values in [[scores[score] for scores in found.values()]]
+        for score in next(iter(seeds.values()))
+        for values in [[scores[score] for scores in seeds.values()]]
     }
-    storage.write_json(workdir / FILE, {"task": name, "summary": scores, "seeds": found})
+    storage.write_json(workdir / FILE, {"task": name, "summary": scores, "seeds": seeds})
 
 
 def write_lines(path: Path, examples: list[dict], predictions: list[dict]) -> None:
@@ -58,19 +58,19 @@ def write_lines(path: Path, examples: list[dict], predictions: list[dict]) -> No
 
 def of_task(workdir: Path) -> str:
     """A task's table: a row a score."""
-    found = storage.read_json(workdir / FILE)
-    count = len(found["seeds"])
-    lines = [f"{found['task']}, {count} seed(s): mean, standard deviation, median"]
-    for score, value in found["summary"].items():
+    results = storage.read_json(workdir / FILE)
+    count = len(results["seeds"])
+    lines = [f"{results['task']}, {count} seed(s): mean, standard deviation, median"]
+    for score, value in results["summary"].items():
         row = "".join(f"{value[name]:10.4f}" for name in ("mean", "std", "median"))
         lines.append(f"  {score:<28}{row}")
     return "\n".join(lines)
 
 
-def found_under(directory: Path) -> list[dict]:
+def read_tasks(directory: Path) -> list[dict]:
     """The results of every task below `directory`."""
-    found = [storage.read_json(path) for path in sorted(directory.rglob(FILE))]
-    return [values for values in found if "summary" in values]
+    files = [storage.read_json(path) for path in sorted(directory.rglob(FILE))]
+    return [values for values in files if "summary" in values]
 
 
 def table(directory: Path) -> str:
@@ -79,11 +79,11 @@ def table(directory: Path) -> str:
     Raises:
         UserError: there are no results.
     """
-    found = {values["task"]: values for values in found_under(directory)}
-    if not found:
+    tasks = {values["task"]: values for values in read_tasks(directory)}
+    if not tasks:
         raise UserError(f"{directory} holds no {FILE}; fine-tune first")
     lines = ["| task | score | median | mean ± deviation | seeds |", "|---|---|---|---|---|"]
-    for task, values in found.items():
+    for task, values in tasks.items():
         for score, value in values["summary"].items():
             if score.endswith(("loss", "threshold")):
                 continue
@@ -93,7 +93,7 @@ def table(directory: Path) -> str:
             )
     medians = {
         task: {score: value["median"] for score, value in values["summary"].items()}
-        for task, values in found.items()
+        for task, values in tasks.items()
     }
     if missing := [task for task in GLUE if task not in medians]:
         lines.append(f"\nno GLUE average: {', '.join(missing)} missing")

@@ -50,7 +50,7 @@ def log_likelihoods(
     """The log-likelihood in nats of each sentence, float64 [N]; [CLS] and [SEP] are given.
 
     Copies are batched with others of about their length, and each is decoded at its one masked
-    place only: with EMD that is exact. The logits are never all in memory.
+    position only: with EMD that is exact. The logits are never all in memory.
 
     Args:
         model: masked for "pll" and "pll-word-l2r", causal for "ll".
@@ -68,14 +68,14 @@ def log_likelihoods(
     lengths = np.array([len(ids) for ids in sentences])
     copies = np.ones_like(lengths) if method == "ll" else lengths - 2
     owner = np.repeat(np.arange(len(sentences)), copies)
-    place = np.arange(len(owner)) - np.repeat(np.cumsum(copies) - copies, copies) + 1
+    position = np.arange(len(owner)) - np.repeat(np.cumsum(copies) - copies, copies) + 1
     scores, done, computing = np.zeros(len(sentences)), 0, None
     start = last = time.monotonic()
     with sharding.on(mesh):
         for chosen, width, rows in _batches(lengths[owner], batch_tokens, mesh.size):
             batch = _padded([sentences[index] for index in owner[chosen]], width, rows)
             if method != "ll":
-                _mask(batch, place[chosen], method, marks)
+                _mask(batch, position[chosen], method, marks)
             loss_B = losses(params, sharding.to_devices(batch, mesh))
             # The batch before is fetched only now that the devices are busy with this one.
             _subtract(scores, computing)
@@ -138,19 +138,19 @@ def _padded(sentences: Sequence[np.ndarray], width: int, rows: int) -> dict[str,
     return {"input_ids": ids_BL, "segment_ids": segments_BL, "position_ids": positions_BL}
 
 
-def _mask(batch: dict[str, np.ndarray], places: np.ndarray, method: str, marks: Marks) -> None:
+def _mask(batch: dict[str, np.ndarray], positions: np.ndarray, method: str, marks: Marks) -> None:
     """Masks one token of each copy, or all of its word from it on, and adds what it was."""
     ids_BL = batch["input_ids"]
-    places_B1 = np.zeros((len(ids_BL), 1), np.int32)
-    places_B1[: len(places), 0] = places
-    batch["masked_positions"] = places_B1
-    batch["masked_labels"] = np.take_along_axis(ids_BL, places_B1, axis=1)
-    masked_BL = np.arange(ids_BL.shape[1]) == places_B1
+    positions_B1 = np.zeros((len(ids_BL), 1), np.int32)
+    positions_B1[: len(positions), 0] = positions
+    batch["masked_positions"] = positions_B1
+    batch["masked_labels"] = np.take_along_axis(ids_BL, positions_B1, axis=1)
+    masked_BL = np.arange(ids_BL.shape[1]) == positions_B1
     if method == "pll-word-l2r":
         # [SEP] is a word of its own.
         inside_BL = (batch["segment_ids"] > 0) & ~marks.word_start_V[ids_BL]
         np.put_along_axis(inside_BL, batch["segment_ids"].sum(1, keepdims=True) - 1, False, 1)
-        later_BL = np.arange(ids_BL.shape[1]) > places_B1
+        later_BL = np.arange(ids_BL.shape[1]) > positions_B1
         masked_BL |= later_BL & np.logical_and.accumulate(inside_BL | ~later_BL, axis=1)
     masked_BL &= batch["segment_ids"] > 0
     ids_BL[masked_BL] = marks.mask_id

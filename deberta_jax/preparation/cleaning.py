@@ -1,4 +1,4 @@
-"""Text as found to text worth learning: one line, composed characters, no decoration."""
+"""Raw text to text worth learning: one line, composed characters, no decoration."""
 
 import re
 import unicodedata

@@ -71,10 +71,10 @@ def documents(
     before = report.documents
     for path in corpus_files(corpus):
         if _format(path) == ".jsonl":
-            found = _json_documents(path, text_field, max_document_megabytes, report)
+            named_texts = _json_documents(path, text_field, max_document_megabytes, report)
         else:
-            found = _file_document(path, report)
-        for name, texts in found:
+            named_texts = _file_document(path, report)
+        for name, texts in named_texts:
             pieces = _without_blank_start(cut(texts, piece_characters))
             if pieces is None:
                 report.empty_documents += 1
@@ -86,7 +86,7 @@ def documents(
 
 
 def corpus_files(corpus: str) -> list[str]:
-    """The files that `corpus` names: its parts in the given order, each part's matches sorted.
+    """The files that `corpus` names: its parts in their order, each part's matches sorted.
 
     Raises:
         UserError: a part is missing, matches nothing, or has an ending that cannot be read.

@@ -12,7 +12,7 @@ from deberta_jax.errors import UserError
 class HoldOut:
     """Holds out documents by a hash of their names, at least one and never all.
 
-    See every name once with `see`, call `settle`, then ask `validates`. Memory does not grow with
+    Add every name once, call `resolve`, then ask `validates`. Memory does not grow with
     the number of documents.
     """
 
@@ -24,17 +24,17 @@ class HoldOut:
         self._lowest, self._highest = 1.0, 0.0
         self._seen = self._held_out = 0
 
-    def _place(self, name: str) -> float:
+    def _hash(self, name: str) -> float:
         digest = hashlib.blake2b(f"{self.seed}/{name}".encode(), digest_size=6).digest()
         return int.from_bytes(digest, "big") / 2**48
 
-    def see(self, name: str) -> None:
-        place = self._place(name)
-        self._lowest, self._highest = min(self._lowest, place), max(self._highest, place)
+    def add(self, name: str) -> None:
+        value = self._hash(name)
+        self._lowest, self._highest = min(self._lowest, value), max(self._highest, value)
         self._seen += 1
-        self._held_out += place < self.share
+        self._held_out += value < self.share
 
-    def settle(self, corpus: str) -> None:
+    def resolve(self, corpus: str) -> None:
         """Fixes the choice. Raises UserError if there is but one document in `corpus`."""
         if self._seen < 2:
             raise UserError(
@@ -47,4 +47,4 @@ class HoldOut:
             self._threshold = self._highest
 
     def validates(self, name: str) -> bool:
-        return self._place(name) < self._threshold
+        return self._hash(name) < self._threshold

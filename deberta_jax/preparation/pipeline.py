@@ -53,15 +53,15 @@ def prepare(
         UserError: the corpus or a setting is at fault, or `directory` holds other data.
     """
     directory = os.fspath(directory)
-    found = None if overwrite else metadata.read_metadata(directory)
-    if found is not None:
-        if differing := metadata.differences(found, config):
+    existing = None if overwrite else metadata.read_metadata(directory)
+    if existing is not None:
+        if differing := metadata.differences(existing, config):
             raise UserError(
                 f"{directory} holds data prepared otherwise ({'; '.join(differing)}); "
                 "name another folder, or remake it with --overwrite"
             )
-        log(f"{directory} is prepared already: {_summary(found)}")
-        return found
+        log(f"{directory} is prepared already: {_summary(existing)}")
+        return existing
     _check(config)
     _clear(directory)
     with workers.ordered_workers(config.workers) as ordered_map:
@@ -94,10 +94,10 @@ def _check(config: DataConfig) -> None:
     # Nothing is packed: only the length is looked at, before hours are spent on the corpus.
     next(pack([], config.sequence_length), None)
     if config.tokenizer:
-        _given_tokenizer(config)
+        _configured_tokenizer(config)
 
 
-def _given_tokenizer(config: DataConfig) -> Tokenizer:
+def _configured_tokenizer(config: DataConfig) -> Tokenizer:
     tokenizer = Tokenizer(config.tokenizer)
     if tokenizer.num_pieces != config.vocab_size:
         raise UserError(
@@ -160,7 +160,7 @@ class _Preparation:
         """
         progress = Progress("reading", self.log)
         for document in self._read(self.config.corpus, self.report):
-            self.holdout.see(document.name)
+            self.holdout.add(document.name)
             _exhaust(_counted(document, progress))
         share = self.config.validation_share
         characters = {
@@ -173,7 +173,7 @@ class _Preparation:
                 _exhaust(_counted(document, progress))
             characters[VALIDATION] = progress.characters - characters[TRAIN]
         else:
-            self.holdout.settle(self.config.corpus)
+            self.holdout.resolve(self.config.corpus)
         progress.finish()
         for name, dropped in sorted(self.report.undecodable_bytes.items()):
             self.log(f"{name}: dropped {dropped:,} bytes that are not UTF-8")
@@ -191,11 +191,11 @@ class _Preparation:
         progress.finish()
 
     def _make_tokenizer(self) -> Tokenizer:
-        """Puts a tokenizer into the directory: the one given, or one trained on the train split."""
+        """Writes the tokenizer: `data.tokenizer`, or one trained on the train split."""
         folder = os.path.join(self.directory, TOKENIZER_DIR)
         os.makedirs(folder)
         if self.config.tokenizer:
-            tokenizer = _given_tokenizer(self.config)
+            tokenizer = _configured_tokenizer(self.config)
         else:
             trained = os.path.join(folder, MODEL_FILE)
             sentences = self._sentences()
@@ -210,9 +210,9 @@ class _Preparation:
 
     def _sentences(self) -> list[str]:
         batches = workers.batched_pieces(self._documents(TRAIN, "sampling"))
-        found = self.ordered_map(workers.clean_sentences, batches)
+        cleaned = self.ordered_map(workers.clean_sentences, batches)
         return reservoir_sample(
-            (sentence for sentences in found for sentence in sentences),
+            (sentence for sentences in cleaned for sentence in sentences),
             self.config.tokenizer_sentences,
             derive_seed(self.config.seed, "tokenizer sentences"),
         )
@@ -233,7 +233,7 @@ class _Preparation:
 
 
 def _counted(document: Document, progress: Progress) -> Document:
-    """The document, telling `progress` as it is read."""
+    """The document; what is read of it is added to `progress`."""
 
     def pieces() -> Iterator[str]:
         for piece in document.pieces:

@@ -30,8 +30,8 @@ def split_sentences(text: str) -> Iterator[str]:
 
 
 def _ends(text: str) -> Iterator[int]:
-    for found in _SENTENCE_END.finditer(text):
-        yield found.end()
+    for match in _SENTENCE_END.finditer(text):
+        yield match.end()
     yield len(text)
 
 

@@ -130,9 +130,7 @@ class Board:
         rows = [row for row in self._rows.values() if row["state"] in (RUNNING, WAITING)]
         speeds = [_last(row["lines"], "perf/steps_per_second") for row in rows]
         speed = sum(
-            found
-            for found, row in zip(speeds, rows, strict=True)
-            if found and row["state"] == RUNNING
+            each for each, row in zip(speeds, rows, strict=True) if each and row["state"] == RUNNING
         )
         steps = sum(
             row["total"] - (row["lines"][-1]["step"] if row["lines"] else 0) for row in rows

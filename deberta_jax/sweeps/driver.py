@@ -119,11 +119,11 @@ def run_here(
     Raises:
         UserError: some failed, which are named.
     """
-    places = divide(parallel)
+    slots = divide(parallel)
     # Runs of one shape compile alike.
     compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir / "compiled"))
     with claimed(workdir) as lock:
-        pool = Pool(places, lock, {"JAX_COMPILATION_CACHE_DIR": compiled})
+        pool = Pool(slots, lock, {"JAX_COMPILATION_CACHE_DIR": compiled})
         failed = run_all(queue, pool, Board(file.stem), ready, arguments)
         report(file, queue.known(), workdir)
     if failed is None:
@@ -148,7 +148,7 @@ def total_steps(run: Run) -> int | None:
 
 
 def report(file: SweepFile, runs: Sequence[Run], workdir: Path) -> None:
-    found = [
+    results = [
         read_result(
             run.name, run.variant, run.seed, run.overrides, run.workdir, total_steps(run),
             run.workdir / FAILURE,
@@ -157,5 +157,5 @@ def report(file: SweepFile, runs: Sequence[Run], workdir: Path) -> None:
     ]  # fmt: skip
     configs = {run.variant: run.config for run in reversed(runs)}
     configs = {run.variant: configs[run.variant] for run in runs}
-    print(write_report(found, configs, workdir, file.stem, file.title, file.base))
+    print(write_report(results, configs, workdir, file.stem, file.title, file.base))
     print(f"{workdir / 'report.html'} compares the runs; tensorboard --logdir={workdir / 'runs'}")

@@ -1,4 +1,4 @@
-"""A sweep's runs given to a scheduler, through the launchers in `launch/`."""
+"""A sweep's runs handed to a scheduler, through the launchers in `launch/`."""
 
 import contextlib
 import hashlib
@@ -76,8 +76,8 @@ def hand_over(
     if script == "slurm.sh":
         recipe, lines = arguments(runs[0])[0], [shlex.join(arguments(run)[1:]) for run in runs]
         with _written("".join(f"{line}\n" for line in lines), workdir, dry_run) as variants:
-            place = [recipe, f"--workdir={workdir}", f"--variants={variants}"]
-            _launch([script, *options, f"--name={job_name(stem, '')}", *place], stem)
+            array = [recipe, f"--workdir={workdir}", f"--variants={variants}"]
+            _launch([script, *options, f"--name={job_name(stem, '')}", *array], stem)
         return
     for run in runs:
         name = f"--name={job_name(stem, run.name)}"

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from deberta_jax.report.sweep_results import is_done
-from deberta_jax.sweeps import board as stand
-from deberta_jax.sweeps.board import Board
+from deberta_jax.sweeps.board import DONE, FAILED, RUNNING, STOPPED, WAITING, Board
 from deberta_jax.sweeps.processes import FAILURE, Pool
 from deberta_jax.sweeps.variants import Run
 
@@ -56,46 +55,47 @@ def run_all(
     Args:
         queue: what to run.
         pool: where.
-        board: who is told.
+        board: shows where each run stands.
         ready: prepares a run's data if need be; returns its total steps.
         arguments: those of `deberta_jax.train` for a run.
 
     Returns:
-        The names of the runs that failed, which does not stop the others; None if told to stop.
+        The names of the runs that failed, which does not stop the others; None if a stop was
+        requested.
     """
     totals: dict[str, int] = {}
     started: dict[str, Run] = {}
     failed: list[str] = []
     for run in queue.known():
         totals[run.name] = ready(run)
-        tried = stand.FAILED if (run.workdir / FAILURE).exists() else stand.WAITING
+        tried = FAILED if (run.workdir / FAILURE).exists() else WAITING
         done = is_done(run.workdir, totals[run.name])
-        board.add(run, totals[run.name], stand.DONE if done else tried)
-    with _told_to_stop() as told, board, _stopped_at_the_end(pool, board):
-        while not told():
+        board.add(run, totals[run.name], DONE if done else tried)
+    with _stop_requested() as stop_requested, board, _stopped_at_the_end(pool, board):
+        while not stop_requested():
             for name, status in pool.ended():
                 run = started[name]
                 if status:
                     failed.append(name)
                     last = (run.workdir / FAILURE).read_text().splitlines()[-1]
-                    board.change(name, stand.FAILED, last)
+                    board.change(name, FAILED, last)
                     queue.tell(run, done=False)
                 elif is_done(run.workdir, totals[name]):
-                    board.change(name, stand.DONE)
+                    board.change(name, DONE)
                     queue.tell(run, done=True)
-                else:  # somebody told it to stop: so it is unfinished
-                    board.change(name, stand.STOPPED)
+                else:  # somebody sent it SIGTERM: it is unfinished
+                    board.change(name, STOPPED)
             while pool.free and (run := queue.take()):
                 if run.name not in totals:
                     totals[run.name] = ready(run)
                     board.add(run, totals[run.name])
                 if is_done(run.workdir, totals[run.name]):
-                    board.change(run.name, stand.DONE, "already")
+                    board.change(run.name, DONE, "already")
                     queue.tell(run, done=True)
                     continue
                 pool.start(run.name, run.workdir, arguments(run))
                 started[run.name] = run
-                board.change(run.name, stand.RUNNING)
+                board.change(run.name, RUNNING)
             if not pool.running:
                 return failed
             board.look()
@@ -110,12 +110,12 @@ def _stopped_at_the_end(pool: Pool, board: Board) -> Iterator[None]:
         yield
     finally:
         for name in pool.running:
-            board.change(name, stand.STOPPED)
+            board.change(name, STOPPED)
         pool.stop()
 
 
 @contextlib.contextmanager
-def _told_to_stop() -> Iterator[Callable[[], bool]]:
+def _stop_requested() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether SIGTERM or SIGINT came."""
     received: list[int] = []
     before = {

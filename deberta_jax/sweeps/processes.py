@@ -18,15 +18,15 @@ _LAST_LINES = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Slot:
     """Where one process runs: the cores it may use, and what its environment adds."""
 
     cores: frozenset[int] = frozenset()
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def divide(parallel: int) -> list[Place]:
-    """As many places as there are to be processes.
+def divide(parallel: int) -> list[Slot]:
+    """A slot for each of `parallel` processes.
 
     Raises:
         UserError: there are fewer cores, or the devices cannot be divided evenly.
@@ -35,15 +35,15 @@ def divide(parallel: int) -> list[Place]:
     if not 1 <= parallel <= len(cores):
         raise UserError(f"--parallel={parallel} must be 1 to {len(cores)}, the cores here")
     if parallel == 1:
-        return [Place()]
+        return [Slot()]
     platform, devices = _devices()
-    places = []
+    slots = []
     for index in range(parallel):
         share = frozenset(
             cores[index * len(cores) // parallel : (index + 1) * len(cores) // parallel]
         )
-        places.append(Place(share, _visible(platform, devices, parallel, index)))
-    return places
+        slots.append(Slot(share, _visible(platform, devices, parallel, index)))
+    return slots
 
 
 def _visible(platform: str, devices: int, parallel: int, index: int) -> dict[str, str]:
@@ -104,17 +104,17 @@ def claimed(workdir: Path) -> Iterator[int]:
 
 
 class Pool:
-    """Runs, each a process in a place of its own."""
+    """Runs, a process each, in a slot of its own."""
 
-    def __init__(self, places: list[Place], lock: int, environment: dict[str, str]):
+    def __init__(self, slots: list[Slot], lock: int, environment: dict[str, str]):
         """
         Args:
-            places: from `divide`.
+            slots: from `divide`.
             lock: the file that every process inherits (`claimed`).
             environment: what all processes have beside this one's.
         """
-        self._free, self._lock, self._environment = list(places), lock, environment
-        self._running: dict[str, tuple[subprocess.Popen, Place, Path]] = {}
+        self._free, self._lock, self._environment = list(slots), lock, environment
+        self._running: dict[str, tuple[subprocess.Popen, Slot, Path]] = {}
 
     @property
     def free(self) -> bool:
@@ -126,7 +126,7 @@ class Pool:
 
     def start(self, name: str, workdir: Path, arguments: list[str]) -> None:
         """Starts `python -m deberta_jax.train` with `arguments`; its output goes to `log.txt`."""
-        place = self._free.pop(0)
+        slot = self._free.pop(0)
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / FAILURE).unlink(missing_ok=True)
         command = [sys.executable, "-m", "deberta_jax.train", *arguments]
@@ -136,29 +136,29 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self._environment | place.environment,
+                env=os.environ | self._environment | slot.environment,
                 pass_fds=[self._lock],
             )
-        if place.cores and hasattr(os, "sched_setaffinity"):
+        if slot.cores and hasattr(os, "sched_setaffinity"):
             # Long before it looks how many cores there are.
-            os.sched_setaffinity(process.pid, place.cores)
-        self._running[name] = process, place, workdir
+            os.sched_setaffinity(process.pid, slot.cores)
+        self._running[name] = process, slot, workdir
 
     def ended(self) -> list[tuple[str, int]]:
         """(name, exit status) of every process that has ended since the last call."""
-        found = []
-        for name, (process, place, workdir) in list(self._running.items()):
+        ended = []
+        for name, (process, slot, workdir) in list(self._running.items()):
             status = process.poll()
             if status is not None:
                 del self._running[name]
-                self._free.append(place)
+                self._free.append(slot)
                 if status:
                     (workdir / FAILURE).write_text(failure_text(workdir, status))
-                found.append((name, status))
-        return found
+                ended.append((name, status))
+        return ended
 
     def stop(self) -> None:
-        """Tells every process to write a checkpoint and stop, and waits for them."""
+        """Asks every process to write a checkpoint and stop, and waits for them."""
         for process, _, _ in self._running.values():
             process.send_signal(signal.SIGTERM)
         for process, _, _ in self._running.values():

@@ -69,11 +69,11 @@ class Search:
         if len(self._runs) >= self._most:
             return None
         trial = self._study.ask()
-        given = self._overrides(trial)
-        if not isinstance(given, Mapping):
-            raise UserError(f"search() gives {given!r}; it must return a dict of fields")
-        trial.set_user_attr("overrides", json.dumps(dict(given)))
-        return self._run(trial.number, given)
+        overrides = self._overrides(trial)
+        if not isinstance(overrides, Mapping):
+            raise UserError(f"search() gives {overrides!r}; it must return a dict of fields")
+        trial.set_user_attr("overrides", json.dumps(dict(overrides)))
+        return self._run(trial.number, overrides)
 
     def tell(self, run: Run, done: bool) -> None:
         (number,) = (number for number, known in self._runs.items() if known.name == run.name)

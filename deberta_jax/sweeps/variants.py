@@ -82,7 +82,7 @@ def read_file(recipe: str) -> SweepFile:
     functions = {}
     for name in ("sweep", "search"):
         function = space.get(name)
-        functions[name] = _placed(function, name, size) if callable(function) else None
+        functions[name] = _with_location(function, name, size) if callable(function) else None
     if not any(functions.values()):
         raise UserError(f"{path} is no sweep: beside get_config() it must define sweep()")
     title = (space.get("__doc__") or path.stem).strip().splitlines()[0]
@@ -90,14 +90,14 @@ def read_file(recipe: str) -> SweepFile:
     return SweepFile(recipe, title, base, metric, functions["sweep"], functions["search"])
 
 
-def _placed(function, name: str, size: str):
-    """`function`, given the size that the recipe was given, its errors with file and line."""
+def _with_location(function, name: str, size: str):
+    """`function`, called with the recipe's size if it has one; its errors name file and line."""
 
     def call(*arguments):
         try:
-            given = function(*arguments, size) if size else function(*arguments)
+            result = function(*arguments, size) if size else function(*arguments)
             # A generator raises where it is read.
-            return given if isinstance(given, Mapping) else list(given)
+            return result if isinstance(result, Mapping) else list(result)
         except Exception as error:
             raise UserError(recipes.raised_in(error, name) or f"{name}: {error}") from error
 
@@ -115,16 +115,16 @@ def read_runs(file: SweepFile, recipe: ConfigDict, workdir: Path) -> list[Run]:
         UserError: there is no variant, two are the same or have the same name, or one sets what
             the schema does not take; every such message names the variant.
     """
-    given = file.variants()
-    if not isinstance(given, list) or not given:
+    variants = file.variants()
+    if not isinstance(variants, list) or not variants:
         raise UserError(f"{file.recipe}: sweep() gives no variant; it must yield at least one dict")
-    for position, overrides in enumerate(given, 1):
+    for position, overrides in enumerate(variants, 1):
         if not isinstance(overrides, Mapping):
             raise UserError(
                 f"{file.recipe}: variant {position} of sweep() is {overrides!r}; it must be a dict "
                 "such as {'model.pos_att_type': ('c2p',), 'seed': 0}"
             )
-    runs = [make_run(recipe, overrides, workdir) for overrides in given]
+    runs = [make_run(recipe, overrides, workdir) for overrides in variants]
     _check_names(runs)
     check_data_directories(runs)
     if file.base and file.base not in {run.variant for run in runs}:
@@ -200,14 +200,14 @@ def value_text(value) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-")
 
 
-def command_line(run: Run, file: SweepFile, given: Iterable[str]) -> list[str]:
+def command_line(run: Run, file: SweepFile, set_fields: Iterable[str]) -> list[str]:
     """The arguments with which `deberta_jax.train` runs it.
 
     Args:
-        given: the fields that the sweep's own command line set.
+        set_fields: the fields that the sweep's own command line set.
     """
     fields = schema.flatten(run.config)
-    names = dict.fromkeys([*given, *run.overrides, "data.dir"])
+    names = dict.fromkeys([*set_fields, *run.overrides, "data.dir"])
     return [
         f"--config={file.recipe}",
         f"--workdir={run.workdir}",

@@ -279,8 +279,8 @@ def test_hold_out(seed, share):
     names = [f"document {number}" for number in range(1000)]
     holdout = HoldOut(seed, share)
     for name in names:
-        holdout.see(name)
-    holdout.settle("corpus")
+        holdout.add(name)
+    holdout.resolve("corpus")
     held_out = sum(map(holdout.validates, names))
     if share == 0.3:
         assert abs(held_out - 300) < 5 * (1000 * 0.21) ** 0.5

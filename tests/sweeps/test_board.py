@@ -6,8 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from deberta_jax.sweeps import board as stand
-from deberta_jax.sweeps.board import Board
+from deberta_jax.sweeps.board import DONE, FAILED, RUNNING, Board
 from deberta_jax.sweeps.variants import make_run
 from tests.tiny_recipe import get_config
 
@@ -30,11 +29,11 @@ def shown(console, runs) -> str:
     with Board("made up", console) as board:
         for run in runs:
             board.add(run, 24)
-        board.change("v0_s0", stand.RUNNING)
-        board.change("v0_s0", stand.DONE)
-        board.change("v1_s0", stand.RUNNING)
-        board.change("v11_s0", stand.RUNNING)
-        board.change("v11_s0", stand.FAILED, "error: it does not fit")
+        board.change("v0_s0", RUNNING)
+        board.change("v0_s0", DONE)
+        board.change("v1_s0", RUNNING)
+        board.change("v11_s0", RUNNING)
+        board.change("v11_s0", FAILED, "error: it does not fit")
         board.look()
     return console.file.getvalue()
 

@@ -15,7 +15,7 @@ def test_cores_are_divided_among_all_and_shared_by_none(monkeypatch):
     monkeypatch.setattr(processes, "_cores", lambda: set(range(3, 10)))
     monkeypatch.setattr(processes, "_devices", lambda: ("cpu", 1))
     for parallel in range(2, 8):
-        shares = [sorted(place.cores) for place in divide(parallel)]
+        shares = [sorted(slot.cores) for place in divide(parallel)]
         assert len(shares) == parallel
         assert sorted(core for share in shares for core in share) == list(range(3, 10))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -62,18 +62,18 @@ def test_a_failure_is_its_status_and_last_lines(tmp_path):
     assert failure_text(tmp_path, -9).startswith("killed by SIGKILL")
 
 
-def test_places_are_real(tmp_path):
-    """A run sees the cores of its place alone."""
+def test_slots_are_real(tmp_path):
+    """A run sees the cores of its slot alone."""
     cores = os.sched_getaffinity(0)
     if len(cores) < 2:
         pytest.skip("one core cannot be divided")
-    place = processes.Place(frozenset(list(cores)[:1]))
+    slot = processes.Slot(frozenset(list(cores)[:1]))
     with claimed(tmp_path) as lock:
-        pool = processes.Pool([place], lock, {})
+        pool = processes.Pool([slot], lock, {})
         pool.start("a", tmp_path / "a", ["--help"])
         assert not pool.free and pool.running == ["a"]
         process = pool._running["a"][0]
-        assert os.sched_getaffinity(process.pid) == place.cores
+        assert os.sched_getaffinity(process.pid) == slot.cores
         process.wait()
         assert pool.ended() == [("a", process.returncode)] and pool.free
     assert "deberta_jax" in (tmp_path / "a" / "log.txt").read_text()

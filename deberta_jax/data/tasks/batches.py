@@ -38,12 +38,12 @@ def choose_lengths(lengths: Sequence[int], count: int) -> tuple[int, ...]:
         before = np.where(better, before, -1)  # -1: one bucket fewer does as well
         cost = np.minimum(cost, added[np.arange(most + 1), np.maximum(before, 0)])
         chosen.append(before)
-    found, size = [], most
+    lengths, size = [], most
     for before in reversed(chosen):
         if before[size] >= 0:
-            found.append(size * _MULTIPLE)
+            lengths.append(size * _MULTIPLE)
             size = int(before[size])
-    return tuple(sorted(found))
+    return tuple(sorted(lengths))
 
 
 class Batches:
@@ -129,10 +129,11 @@ class Batches:
         for name, sample in self._items[0].items():
             fill = self._pad_id if name == "input_ids" else 0
             shape = (*sample.shape[:-1], length) if sample.ndim else ()
-            found = np.full((len(numbers), *shape), fill, sample.dtype)
-            for place, row in enumerate(numbers):
+            values = np.full((len(numbers), *shape), fill, sample.dtype)
+            for position, row in enumerate(numbers):
                 if row < len(group):
-                    values = self._items[group[row]][name]
-                    found[(place, ..., slice(values.shape[-1])) if sample.ndim else place] = values
-            batch[name] = found
+                    example = self._items[group[row]][name]
+                    own = (..., slice(example.shape[-1])) if sample.ndim else ()
+                    values[(position, *own)] = example
+            batch[name] = values
         return batch

@@ -90,17 +90,17 @@ class MultipleChoice:
         label = str(row[self.config.label]).strip()
         if label in self.config.choices:  # the name of its column
             return self.config.choices.index(label)
-        letters = [chr(ord("A") + place) for place in range(count)]
-        place = letters.index(label) if label in letters else -1
-        place = int(label) if label.isdecimal() else place
-        if not 0 <= place < count:
+        letters = [chr(ord("A") + position) for position in range(count)]
+        position = letters.index(label) if label in letters else -1
+        position = int(label) if label.isdecimal() else position
+        if not 0 <= position < count:
             raise UserError(
                 f"{row.where}: {self.config.label} is {label!r}; it has to be 0 to {count - 1}, or "
                 f"A to {letters[-1]}"
             )
-        return place
+        return position
 
-    def predictions(self, logits: list[np.ndarray], given: Encoded) -> list[dict]:
+    def predictions(self, logits: list[np.ndarray], inputs: Encoded) -> list[dict]:
         """The choice with the highest logit, from 0."""
         return [{"prediction": int(np.argmax(row))} for row in logits]
 
@@ -108,5 +108,5 @@ class MultipleChoice:
         return scores.of_classes(
             self.config.scores,
             np.array([example["label"] for example in examples]),
-            np.array([found["prediction"] for found in predictions]),
+            np.array([prediction["prediction"] for prediction in predictions]),
         )

@@ -78,23 +78,25 @@ class Classification:
         index = self.labels.index(row, self.config.label)
         return self.labels.names[index], np.int32(index)
 
-    def predictions(self, logits: list[np.ndarray], given: Encoded) -> list[dict]:
+    def predictions(self, logits: list[np.ndarray], inputs: Encoded) -> list[dict]:
         """What the model's outputs [labels] of each item say of each example."""
-        found = []
+        predictions = []
         for row in np.asarray(logits, np.float64):
             shares = np.exp(row - row.max())
             shares /= shares.sum()
             chances = dict(zip(self.labels.names, shares.round(6).tolist(), strict=True))
-            found.append({"prediction": self.labels.names[row.argmax()], "probabilities": chances})
-        return found
+            predictions.append(
+                {"prediction": self.labels.names[row.argmax()], "probabilities": chances}
+            )
+        return predictions
 
     def score(self, predictions: list[dict], examples: list[dict]) -> dict[str, float]:
-        """The task's scores of predictions, which stand in the examples' order."""
-        place = {name: index for index, name in enumerate(self.labels.names)}
+        """The task's scores of predictions, which are in the examples' order."""
+        indices = {name: index for index, name in enumerate(self.labels.names)}
         return scores.of_classes(
             self.config.scores,
-            np.array([place[example["label"]] for example in examples]),
-            np.array([place[found["prediction"]] for found in predictions]),
+            np.array([indices[example["label"]] for example in examples]),
+            np.array([indices[prediction["prediction"]] for prediction in predictions]),
         )
 
 
@@ -119,12 +121,12 @@ class Regression(Classification):
             )
         return value, np.float32(value)
 
-    def predictions(self, logits, given):
+    def predictions(self, logits, inputs):
         return [{"prediction": round(float(row[0]), 6)} for row in logits]
 
     def score(self, predictions, examples):
         return scores.of_numbers(
             self.config.scores,
             np.array([example["label"] for example in examples]),
-            np.array([found["prediction"] for found in predictions]),
+            np.array([prediction["prediction"] for prediction in predictions]),
         )

@@ -9,10 +9,10 @@ from deberta_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Names of the labels in the order of the model's outputs, and every spelling of each."""
+    """Names of the labels in the order of the model's outputs, and the index of every spelling."""
 
     names: tuple[str, ...]
-    places: dict[str, int]
+    indices: dict[str, int]
 
     @classmethod
     def of(cls, config: TaskConfig, train_rows: list[Row]) -> "Labels":
@@ -30,23 +30,24 @@ class Labels:
         spellings = [name.split("|") for name in stated]
         return cls(
             tuple(names[0] for names in spellings),
-            {name: place for place, names in enumerate(spellings) for name in names},
+            {name: index for index, names in enumerate(spellings) for name in names},
         )
 
     def index(self, row: Row, column: str) -> int:
-        """The place of a row's label.
+        """The index of a row's label.
 
         Raises:
             UserError: it is none of the labels.
         """
-        return self.place(_spelled(row[column]), row.where)
+        return self.index_of(_spelled(row[column]), row.where)
 
-    def place(self, name: str, where: str) -> int:
-        if name not in self.places:
+    def index_of(self, name: str, where: str) -> int:
+        """The index of the label spelled `name`; `where` it was read, for the message."""
+        if name not in self.indices:
             raise UserError(
                 f"{where}: {name!r} is none of the labels learned: {', '.join(self.names)}"
             )
-        return self.places[name]
+        return self.indices[name]
 
 
 def text_of(row: Row, columns: str) -> str:

@@ -27,27 +27,27 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = set(string.punctuation)
 
 
-def of_classes(names: Sequence[str], labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
+def of_classes(names: Sequence[str], labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Scores of classes, int [N]: accuracy, f1 (of class 1), macro_f1, matthews."""
     from sklearn import metrics
 
     known = {
-        "accuracy": lambda: metrics.accuracy_score(labels, found),
-        "f1": lambda: metrics.f1_score(labels == 1, found == 1, zero_division=0),
-        "macro_f1": lambda: metrics.f1_score(labels, found, average="macro", zero_division=0),
-        "matthews": lambda: metrics.matthews_corrcoef(labels, found),
+        "accuracy": lambda: metrics.accuracy_score(labels, predicted),
+        "f1": lambda: metrics.f1_score(labels == 1, predicted == 1, zero_division=0),
+        "macro_f1": lambda: metrics.f1_score(labels, predicted, average="macro", zero_division=0),
+        "matthews": lambda: metrics.matthews_corrcoef(labels, predicted),
     }
     return {name: float(known[name]()) for name in names}
 
 
-def of_numbers(names: Sequence[str], labels: np.ndarray, found: np.ndarray) -> dict[str, float]:
+def of_numbers(names: Sequence[str], labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Scores of numbers, float [N]: pearson, spearman. Constant predictions correlate by 0."""
     from scipy import stats
 
     def correlation(function):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            value = float(function(labels, found)[0]) if len(labels) > 1 else 0.0
+            value = float(function(labels, predicted)[0]) if len(labels) > 1 else 0.0
         return value if np.isfinite(value) else 0.0
 
     known = {
@@ -58,7 +58,7 @@ def of_numbers(names: Sequence[str], labels: np.ndarray, found: np.ndarray) -> d
 
 
 def of_tags(
-    names: Sequence[str], labels: list[list[str]], found: list[list[str]]
+    names: Sequence[str], labels: list[list[str]], predicted: list[list[str]]
 ) -> dict[str, float]:
     """Scores of whole spans (CoNLL's rules): f1, precision, recall; and accuracy of the tags."""
     from seqeval import metrics
@@ -66,7 +66,7 @@ def of_tags(
     def quietly(function):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # spans that are nowhere predicted
-            return function(labels, found)
+            return function(labels, predicted)
 
     known = {
         "f1": lambda: quietly(metrics.f1_score),
@@ -85,29 +85,29 @@ def check(objective: str, names: Sequence[str]) -> None:
             raise UserError(f"task.scores has {name!r}; here it may have {', '.join(known)}")
 
 
-def of_answers(answers: Sequence[Sequence[str]], found: Sequence[str]) -> dict[str, float]:
-    """SQuAD's exact_match and f1 of the texts found, each against its reference answers.
+def of_answers(answers: Sequence[Sequence[str]], predicted: Sequence[str]) -> dict[str, float]:
+    """SQuAD's exact_match and f1 of predicted texts, each against its reference answers.
 
     A question without reference answers has none in its context, and "" is the right answer.
     """
-    each = [answer_scores(right, text) for right, text in zip(answers, found, strict=True)]
+    each = [answer_scores(right, text) for right, text in zip(answers, predicted, strict=True)]
     exact, f1 = np.mean(each, axis=0)
     return {"exact_match": float(exact), "f1": float(f1)}
 
 
-def answer_scores(answers: Sequence[str], found: str) -> tuple[float, float]:
+def answer_scores(answers: Sequence[str], predicted: str) -> tuple[float, float]:
     """(exact match, F1) of one text, the best over the reference answers."""
     answers = [answer for answer in answers if normalized(answer)] or [""]
-    exact = max(float(normalized(answer) == normalized(found)) for answer in answers)
-    return exact, max(_token_f1(normalized(answer), normalized(found)) for answer in answers)
+    exact = max(float(normalized(answer) == normalized(predicted)) for answer in answers)
+    return exact, max(_token_f1(normalized(answer), normalized(predicted)) for answer in answers)
 
 
-def _token_f1(answer: str, found: str) -> float:
-    right, given = answer.split(), found.split()
-    if not right or not given:
-        return float(right == given)
-    shared = sum((collections.Counter(right) & collections.Counter(given)).values())
-    return 2 * shared / (len(right) + len(given))
+def _token_f1(answer: str, predicted: str) -> float:
+    right, words = answer.split(), predicted.split()
+    if not right or not words:
+        return float(right == words)
+    shared = sum((collections.Counter(right) & collections.Counter(words)).values())
+    return 2 * shared / (len(right) + len(words))
 
 
 def normalized(text: str) -> str:

@@ -33,8 +33,8 @@ class Row(NamedTuple):
 
     def get(self, names: str, default=None):
         """The value of the column that `names` ("a|b": a or b) names; `default` without one."""
-        found = [name for name in names.split("|") if name in self.values]
-        return self.values[found[0]] if found else default
+        present = [name for name in names.split("|") if name in self.values]
+        return self.values[present[0]] if present else default
 
     def __getitem__(self, names: str):
         """As `get`.

@@ -23,7 +23,7 @@ class Window(NamedTuple):
 
     Attributes:
         example: the question it belongs to.
-        first: place in the input of the window's first token of the context.
+        first: position in the input of the window's first token of the context.
         spans_N2: characters of each of those tokens.
     """
 
@@ -77,10 +77,10 @@ class SpanExtraction:
         for index, row in enumerate(rows):
             question, context = question_ids[index], contexts[index]
             answers = answers_of(row, self.config.label) if labelled else []
-            place = _characters(answers, context) if training else None
+            target = _characters(answers, context) if training else None
             empty = not questions[index].strip() or not context.strip()
             counts["examples with an empty text" + ", left out" * training] += empty
-            lost = training and bool(answers) and place is None
+            lost = training and bool(answers) and target is None
             counts["answers that are not in their context, left out"] += lost
             if lost or (training and empty):
                 continue
@@ -94,7 +94,7 @@ class SpanExtraction:
             counts["windows beyond the first of a context"] += len(windows) - 1
             for item, window in windows:
                 if labelled:
-                    item |= _targets(window, place)
+                    item |= _targets(window, target)
                 items.append(item)
                 details.append(window)
             examples.append(example)
@@ -106,54 +106,54 @@ class SpanExtraction:
         starts = [0]
         while starts[-1] + room < len(context):
             starts.append(starts[-1] + room - self.config.stride)
-        first, found = 1 + len(question) + self._between, []
+        first, windows = 1 + len(question) + self._between, []
         for start in starts:
             part = context[start : start + room]
             ids = encoded.join(self._tokenizer, question, part, self._between)
             item = {"input_ids": ids, "segment_ids": np.ones_like(ids)}
-            found.append((item, Window(example, first, spans_N2[start : start + room])))
-        return found
+            windows.append((item, Window(example, first, spans_N2[start : start + room])))
+        return windows
 
-    def predictions(self, logits: list[np.ndarray], given: Encoded) -> list[dict]:
+    def predictions(self, logits: list[np.ndarray], inputs: Encoded) -> list[dict]:
         """The best span of each question over all of its windows.
 
         `no_answer` is by how much [CLS] outdoes it, in its least sure window.
         """
-        best: list[Any] = [(-np.inf, "")] * len(given.examples)
-        nowhere = np.full(len(given.examples), np.inf)
-        for logits_L2, window in zip(logits, given.details, strict=True):
+        best: list[Any] = [(-np.inf, "")] * len(inputs.examples)
+        nowhere = np.full(len(inputs.examples), np.inf)
+        for logits_L2, window in zip(logits, inputs.details, strict=True):
             example = window.example
             start_N, end_N = _context_logits(logits_L2, window)
             nowhere[example] = min(nowhere[example], float(logits_L2[NOWHERE].sum()))
             for width in range(min(self.config.max_answer_length, len(start_N))):
                 sums = start_N[: len(start_N) - width] + end_N[width:]
-                place = int(np.argmax(sums))
-                if sums[place] > best[example][0]:
-                    first = window.spans_N2[place, 0]
-                    last = window.spans_N2[place + width, 1]
+                start = int(np.argmax(sums))
+                if sums[start] > best[example][0]:
+                    first = window.spans_N2[start, 0]
+                    last = window.spans_N2[start + width, 1]
                     best[example] = (
-                        float(sums[place]),
-                        given.examples[example]["context"][first:last],
+                        float(sums[start]),
+                        inputs.examples[example]["context"][first:last],
                     )
-        found = []
+        predictions = []
         for (score, text), null in zip(best, nowhere, strict=True):
             margin = round(null - score, 6) if np.isfinite(score) else 1e6
-            found.append({"prediction": text, "no_answer": margin})
+            predictions.append({"prediction": text, "no_answer": margin})
         if self._unanswerable:
-            for prediction in found:
+            for prediction in predictions:
                 prediction["answer"] = (
                     "" if prediction["no_answer"] > 0 else prediction["prediction"]
                 )
-        return found
+        return predictions
 
     def score(self, predictions: list[dict], examples: list[dict]) -> dict[str, float]:
         """SQuAD's scores; with unanswerable questions, those of the best threshold too."""
         answers = [example["answers"] for example in examples]
         if not self._unanswerable:
-            found = scores.of_answers(answers, [p["prediction"] for p in predictions])
-            return {name: found[name] for name in self.config.scores}
-        found = scores.of_answers(answers, [p["answer"] for p in predictions])
-        found = {name: found[name] for name in self.config.scores}
+            means = scores.of_answers(answers, [p["prediction"] for p in predictions])
+            return {name: means[name] for name in self.config.scores}
+        means = scores.of_answers(answers, [p["answer"] for p in predictions])
+        means = {name: means[name] for name in self.config.scores}
         margins = np.array([p["no_answer"] for p in predictions])
         pairs = zip(answers, predictions, strict=True)
         answered = np.array([scores.answer_scores(a, p["prediction"]) for a, p in pairs])
@@ -162,8 +162,8 @@ class SpanExtraction:
             threshold, mean = scores.best_threshold(
                 margins, answered[:, column], unanswered[:, column]
             )
-            found |= {f"best_{name}": mean, f"best_{name}_threshold": threshold}
-        return found
+            means |= {f"best_{name}": mean, f"best_{name}_threshold": threshold}
+        return means
 
 
 def answers_of(row: Row, column: str) -> list[dict]:
@@ -195,12 +195,12 @@ def _characters(answers: list[dict], context: str) -> tuple[int, int] | None:
     return (start, start + len(text)) if there else None
 
 
-def _targets(window: Window, place: tuple[int, int] | None) -> dict:
-    """Where the answer starts and ends in a window; [CLS] where it is not whole in it."""
+def _targets(window: Window, target: tuple[int, int] | None) -> dict:
+    """First and last token of the answer at characters `target`; [CLS] if the window cuts it."""
     start = end = NOWHERE
     spans_N2 = window.spans_N2
-    if place and len(spans_N2) and spans_N2[0, 0] <= place[0] and place[1] <= spans_N2[-1, 1]:
-        touching = np.flatnonzero((spans_N2[:, 1] > place[0]) & (spans_N2[:, 0] < place[1]))
+    if target and len(spans_N2) and spans_N2[0, 0] <= target[0] and target[1] <= spans_N2[-1, 1]:
+        touching = np.flatnonzero((spans_N2[:, 1] > target[0]) & (spans_N2[:, 0] < target[1]))
         if len(touching):
             start, end = window.first + touching[0], window.first + touching[-1]
     return {"starts": np.int32(start), "ends": np.int32(end), "weights": np.float32(1)}

@@ -86,22 +86,24 @@ class TokenClassification:
         tags = _listed(row, self.config.label)
         if len(tags) != len(words):
             raise UserError(f"{row.where}: {len(words)} words and {len(tags)} tags")
-        places = [self.labels.place(tag, row.where) for tag in tags]
-        return [self.labels.names[place] for place in places], np.array(places, np.int32)
+        indices = [self.labels.index_of(tag, row.where) for tag in tags]
+        return [self.labels.names[index] for index in indices], np.array(indices, np.int32)
 
-    def predictions(self, logits: list[np.ndarray], given: Encoded) -> list[dict]:
+    def predictions(self, logits: list[np.ndarray], inputs: Encoded) -> list[dict]:
         """A tag for each word; words that were cut off are outside of every span."""
-        found = []
-        for logits_LC, firsts, example in zip(logits, given.details, given.examples, strict=True):
-            tags = [self.labels.names[place] for place in logits_LC[firsts].argmax(-1)]
-            found.append({"prediction": tags + [OUTSIDE] * (len(example["words"]) - len(tags))})
-        return found
+        predictions = []
+        for logits_LC, firsts, example in zip(logits, inputs.details, inputs.examples, strict=True):
+            tags = [self.labels.names[index] for index in logits_LC[firsts].argmax(-1)]
+            predictions.append(
+                {"prediction": tags + [OUTSIDE] * (len(example["words"]) - len(tags))}
+            )
+        return predictions
 
     def score(self, predictions: list[dict], examples: list[dict]) -> dict[str, float]:
         return scores.of_tags(
             self.config.scores,
             [example["label"] for example in examples],
-            [found["prediction"] for found in predictions],
+            [prediction["prediction"] for prediction in predictions],
         )
 
 

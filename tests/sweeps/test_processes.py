@@ -15,7 +15,7 @@ def test_cores_are_divided_among_all_and_shared_by_none(monkeypatch):
     monkeypatch.setattr(processes, "_cores", lambda: set(range(3, 10)))
     monkeypatch.setattr(processes, "_devices", lambda: ("cpu", 1))
     for parallel in range(2, 8):
-        shares = [sorted(slot.cores) for place in divide(parallel)]
+        shares = [sorted(slot.cores) for slot in divide(parallel)]
         assert len(shares) == parallel
         assert sorted(core for share in shares for core in share) == list(range(3, 10))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -61,6 +61,26 @@ def check(config: MaskingConfig) -> None:
             raise UserError(f"masking.{name}={getattr(config, name)}: it has to be {right}")
 
 
+class Vocabulary(Protocol):
+    """What masking needs to know of a tokenizer.
+
+    Attributes:
+        word_start_V: bool [V], tokens that begin a word.
+        is_special_V: bool [V], tokens that are never targets.
+        mask_id: the id of [MASK].
+        num_ordinary: random replacements are uniform over this many ids after the special pieces.
+    """
+
+    @property
+    def word_start_V(self) -> np.ndarray: ...
+    @property
+    def is_special_V(self) -> np.ndarray: ...
+    @property
+    def mask_id(self) -> int: ...
+    @property
+    def num_ordinary(self) -> int: ...
+
+
 class _Draws(NamedTuple):
     """The random 64-bit numbers behind a block of rows; each half of one is used on its own."""
 
@@ -73,11 +93,8 @@ def mask_batch(
     input_ids_BL: np.ndarray,
     segment_ids_BL: np.ndarray,
     config: MaskingConfig,
+    vocabulary: Vocabulary,
     *,
-    word_start_V: np.ndarray,
-    is_special_V: np.ndarray,
-    mask_id: int,
-    num_ordinary: int,
     seed: int,
     step: int,
     first_row: int = 0,
@@ -96,11 +113,8 @@ def mask_batch(
         input_ids_BL: int [B, L] tokens, special ones included.
         segment_ids_BL: int [B, L], the document that each token belongs to.
         config: what to mask and how.
-        word_start_V: bool [V], tokens that begin a word. Not read when `max_ngram` is 1: a span is
+        vocabulary: such as a `Tokenizer`. Its words are not read when `max_ngram` is 1: a span is
             then a single token.
-        is_special_V: bool [V], tokens that are never targets.
-        mask_id: the id of [MASK].
-        num_ordinary: random replacements are uniform over this many ids after the special pieces.
         seed: names the draws with `step`; from 0, below 2**64.
         step: likewise.
         first_row: the global row that row 0 of this block is.
@@ -114,9 +128,9 @@ def mask_batch(
     B, L = input_ids_BL.shape
     P = num_predictions(config, L)
     draws = _draw(seed, step, first_row, (B, L, P))
-    maskable_BL = ~is_special_V[input_ids_BL]
+    maskable_BL = ~vocabulary.is_special_V[input_ids_BL]
     if config.max_ngram > 1:
-        word_BL = word_start_V[input_ids_BL]
+        word_BL = vocabulary.word_start_V[input_ids_BL]
         span_BL = tile_spans(
             maskable_BL, segment_ids_BL, word_BL, draws.span_BL, draws.row_B2[:, 1],
             max_ngram=config.max_ngram,
@@ -128,7 +142,7 @@ def mask_batch(
         maskable_BL, priority_BL, _uniform(draws.row_B2[:, 0] >> _HALF), config.rate, P
     )
     labels_BP = np.where(chosen_BP, _take(input_ids_BL, positions_BP), 0).astype(np.int32)
-    seen_BP = _disguise(labels_BP, draws.target_BP, config, mask_id, num_ordinary)
+    seen_BP = _disguise(labels_BP, draws.target_BP, config, vocabulary)
     masked_BL = input_ids_BL.astype(np.int32)
     row_BP = np.broadcast_to(np.arange(B)[:, None], (B, P))
     masked_BL[row_BP[chosen_BP], positions_BP[chosen_BP]] = seen_BP[chosen_BP]
@@ -239,15 +253,14 @@ def _disguise(
     labels_BP: np.ndarray,
     draws_BP: np.ndarray,
     config: MaskingConfig,
-    mask_id: int,
-    num_ordinary: int,
+    vocabulary: Vocabulary,
 ) -> np.ndarray:
     """What the model sees in place of each target: int32 [B, P]."""
     action_BP = _uniform(draws_BP >> _HALF)
-    scaled_BP = (draws_BP & _LOW) * np.uint64(num_ordinary) >> _HALF
+    scaled_BP = (draws_BP & _LOW) * np.uint64(vocabulary.num_ordinary) >> _HALF
     random_BP = FIRST_ORDINARY_ID + scaled_BP.astype(np.int32)
     changed_BP = np.where(action_BP < config.mask_share + config.random_share, random_BP, labels_BP)
-    return np.where(action_BP < config.mask_share, mask_id, changed_BP).astype(np.int32)
+    return np.where(action_BP < config.mask_share, vocabulary.mask_id, changed_BP).astype(np.int32)
 
 
 class Masker:
@@ -278,10 +291,7 @@ class Masker:
             text["input_ids"],
             text["segment_ids"],
             self._config,
-            word_start_V=self._tokenizer.word_start_V,
-            is_special_V=self._tokenizer.is_special_V,
-            mask_id=self._tokenizer.mask_id,
-            num_ordinary=self._tokenizer.num_ordinary,
+            self._tokenizer,
             seed=self._seed,
             step=step,
             first_row=first_row,

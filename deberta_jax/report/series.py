@@ -38,7 +38,7 @@ class Series(NamedTuple):
 def read_series(workdirs: Sequence[Path], metric: str) -> Series | None:
     """The metric of the runs that have it; None where none has.
 
-    Where the runs have no step in common, the first stands for all.
+    Where the runs have no step in common, only the first is read.
     """
     curves = [
         {

@@ -1,4 +1,4 @@
-"""What the runs of a sweep came to: where each stands, and the variants' means over seeds."""
+"""Results of a sweep: the state and metrics of each run, and the variants' means over seeds."""
 
 import csv
 import dataclasses
@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from deberta_jax.training.checkpoints import latest_step
 from deberta_jax.training.metrics import last_held_out, read_metrics
@@ -48,28 +49,43 @@ def is_done(workdir: Path, total_steps: int) -> bool:
     return step is not None and step >= total_steps
 
 
-def read_result(
-    name: str,
-    variant: str,
-    seed: int,
-    changes: Mapping[str, object],
-    workdir: Path,
-    total_steps: int | None,
-    failure_file: Path,
-) -> Result:
-    """`total_steps`: None where it is unknown, since the data is not prepared."""
-    lines = read_metrics(workdir)
+class SweptRun(Protocol):
+    """What a result is read of: a run of a sweep, such as `sweeps.variants.Run`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def overrides(self) -> Mapping[str, object]: ...
+    @property
+    def workdir(self) -> Path: ...
+
+
+def read_result(run: SweptRun, total_steps: int | None, failure_file: Path) -> Result:
+    """Reads the state and the metrics of a run from its workdir.
+
+    Args:
+        run: which one.
+        total_steps: None where it is unknown, since the data is not prepared.
+        failure_file: exists if the run failed, and holds what it said last.
+    """
+    lines = read_metrics(run.workdir)
     step = max((line["step"] for line in lines), default=0)
     metrics: dict[str, float] = {}
-    if total_steps is not None and is_done(workdir, total_steps):
+    if total_steps is not None and is_done(run.workdir, total_steps):
         state = DONE
-        metrics = last_held_out(workdir)
+        metrics = last_held_out(run.workdir)
     elif failure_file.exists():
         state = FAILED
     else:
         state = UNFINISHED if lines else NOT_STARTED
     failure = failure_file.read_text() if state == FAILED else ""
-    return Result(name, variant, seed, changes, workdir, state, step, metrics, failure)
+    return Result(
+        run.name, run.variant, run.seed, run.overrides, run.workdir, state, step, metrics, failure
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +166,7 @@ def _difference(name: str, ours: Mapping[int, Mapping], theirs: Mapping[int, Map
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
-    """A row for each run: where it stands, its fields, its held-out metrics at the end."""
+    """A row for each run: its state, its fields, its held-out metrics at the end."""
     fields = list(dict.fromkeys(f for r in results for f in r.changes if f != "seed"))
     names = metric_names(results)
     with path.open("w", newline="") as file:

@@ -18,7 +18,7 @@ _LOOK_EVERY = 2.0
 
 
 class Board:
-    """Where every run stands."""
+    """Shows the state of every run."""
 
     def __init__(self, title: str, console: Console | None = None):
         self._title, self._console = title, console or Console()

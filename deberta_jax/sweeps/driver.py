@@ -11,7 +11,7 @@ from deberta_jax.data import dataset
 from deberta_jax.data.metadata import read_metadata
 from deberta_jax.errors import UserError
 from deberta_jax.preparation import pipeline
-from deberta_jax.report.sweep import write_report
+from deberta_jax.report.sweep_report import write_report
 from deberta_jax.report.sweep_results import is_done, read_result
 from deberta_jax.runs.pretraining import check_data, make_step_units
 from deberta_jax.sweeps import handover
@@ -136,6 +136,7 @@ def run_here(
 
 
 def finished(run: Run) -> bool:
+    """Whether a run has its last checkpoint."""
     total = total_steps(run)
     return total is not None and is_done(run.workdir, total)
 
@@ -148,13 +149,8 @@ def total_steps(run: Run) -> int | None:
 
 
 def report(file: SweepFile, runs: Sequence[Run], workdir: Path) -> None:
-    results = [
-        read_result(
-            run.name, run.variant, run.seed, run.overrides, run.workdir, total_steps(run),
-            run.workdir / FAILURE,
-        )
-        for run in runs
-    ]  # fmt: skip
+    """Writes the report of the runs, done or not, and prints its table."""
+    results = [read_result(run, total_steps(run), run.workdir / FAILURE) for run in runs]
     configs = {run.variant: run.config for run in reversed(runs)}
     configs = {run.variant: configs[run.variant] for run in runs}
     print(write_report(results, configs, workdir, file.stem, file.title, file.base))

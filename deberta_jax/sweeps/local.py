@@ -1,6 +1,7 @@
 """A sweep on this machine: what is left is run, a few at a time, until nothing is."""
 
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ _POLL_SECONDS = 0.5
 
 
 class Queue(Protocol):
-    """Where runs come from: a list, or a search that decides by what the last ones came to."""
+    """Where runs come from: a list, or a search that decides by the results of the last ones."""
 
     def known(self) -> Sequence[Run]:
         """The runs that are certain already, in the order in which they start."""
@@ -55,7 +56,7 @@ def run_all(
     Args:
         queue: what to run.
         pool: where.
-        board: shows where each run stands.
+        board: shows the state of each run.
         ready: prepares a run's data if need be; returns its total steps.
         arguments: those of `deberta_jax.train` for a run.
 
@@ -63,44 +64,69 @@ def run_all(
         The names of the runs that failed, which does not stop the others; None if a stop was
         requested.
     """
-    totals: dict[str, int] = {}
-    started: dict[str, Run] = {}
-    failed: list[str] = []
+    sweep = _Sweep(queue, pool, board, ready, arguments)
     for run in queue.known():
-        totals[run.name] = ready(run)
-        tried = FAILED if (run.workdir / FAILURE).exists() else WAITING
-        done = is_done(run.workdir, totals[run.name])
-        board.add(run, totals[run.name], DONE if done else tried)
+        sweep.add(run)
     with _stop_requested() as stop_requested, board, _stopped_at_the_end(pool, board):
         while not stop_requested():
-            for name, status in pool.ended():
-                run = started[name]
-                if status:
-                    failed.append(name)
-                    last = (run.workdir / FAILURE).read_text().splitlines()[-1]
-                    board.change(name, FAILED, last)
-                    queue.tell(run, done=False)
-                elif is_done(run.workdir, totals[name]):
-                    board.change(name, DONE)
-                    queue.tell(run, done=True)
-                else:  # somebody sent it SIGTERM: it is unfinished
-                    board.change(name, STOPPED)
-            while pool.free and (run := queue.take()):
-                if run.name not in totals:
-                    totals[run.name] = ready(run)
-                    board.add(run, totals[run.name])
-                if is_done(run.workdir, totals[run.name]):
-                    board.change(run.name, DONE, "already")
-                    queue.tell(run, done=True)
-                    continue
-                pool.start(run.name, run.workdir, arguments(run))
-                started[run.name] = run
-                board.change(run.name, RUNNING)
+            sweep.collect_ended()
+            sweep.start_next()
             if not pool.running:
-                return failed
+                return sweep.failed
             board.look()
             time.sleep(_POLL_SECONDS)
     return None
+
+
+@dataclasses.dataclass
+class _Sweep:
+    """The state of `run_all`, whose arguments it has."""
+
+    queue: Queue
+    pool: Pool
+    board: Board
+    ready: Callable[[Run], int]
+    arguments: Callable[[Run], list[str]]
+    # By name: the runs met so far, their total steps, and the names of those that failed.
+    runs: dict[str, Run] = dataclasses.field(default_factory=dict)
+    totals: dict[str, int] = dataclasses.field(default_factory=dict)
+    failed: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, run: Run) -> None:
+        """Prepares a run's data and shows the run on the board."""
+        self.runs[run.name], self.totals[run.name] = run, self.ready(run)
+        tried = FAILED if (run.workdir / FAILURE).exists() else WAITING
+        self.board.add(run, self.totals[run.name], DONE if self._is_done(run) else tried)
+
+    def collect_ended(self) -> None:
+        """Reports the runs that have ended since the last call."""
+        for name, status in self.pool.ended():
+            run = self.runs[name]
+            if status:
+                self.failed.append(name)
+                last = (run.workdir / FAILURE).read_text().splitlines()[-1]
+                self.board.change(name, FAILED, last)
+                self.queue.tell(run, done=False)
+            elif self._is_done(run):
+                self.board.change(name, DONE)
+                self.queue.tell(run, done=True)
+            else:  # somebody else stopped it
+                self.board.change(name, STOPPED)
+
+    def start_next(self) -> None:
+        """Starts runs while there are slots for them."""
+        while self.pool.free and (run := self.queue.take()):
+            if run.name not in self.runs:
+                self.add(run)
+            if self._is_done(run):
+                self.board.change(run.name, DONE, "already")
+                self.queue.tell(run, done=True)
+                continue
+            self.pool.start(run.name, run.workdir, self.arguments(run))
+            self.board.change(run.name, RUNNING)
+
+    def _is_done(self, run: Run) -> bool:
+        return is_done(run.workdir, self.totals[run.name])
 
 
 @contextlib.contextmanager

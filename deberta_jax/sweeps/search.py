@@ -1,4 +1,4 @@
-"""A search: every trial's fields are chosen by what the trials before it came to (Optuna)."""
+"""A search: every trial's fields are chosen by the results of the trials before it (Optuna)."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ class Search:
             seed: of the sampler.
 
         Raises:
-            UserError: Optuna is not installed, or the sampler is none of its.
+            UserError: Optuna is not installed, or there is no such sampler.
         """
         if trials < 1:
             raise UserError(f"--trials={trials} must be at least 1")

@@ -1,4 +1,5 @@
 import time
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,12 @@ MASK_ID = PIECES
 IS_SPECIAL_V = np.isin(np.arange(PIECES + 1), [0, 1, 2, 3, MASK_ID])
 # Every word starts at an even id.
 WORD_START_V = np.arange(PIECES + 1) % 2 == 0
+VOCABULARY = types.SimpleNamespace(
+    word_start_V=WORD_START_V,
+    is_special_V=IS_SPECIAL_V,
+    mask_id=MASK_ID,
+    num_ordinary=PIECES - 4,
+)
 
 
 def fresh_batch(seed, rows, length, *, words_only=False, whole_rows=False):
@@ -38,10 +45,7 @@ def mask(ids, segments, config=MaskingConfig(), *, seed=0, step=0, first_row=0):
         ids,
         segments,
         config,
-        word_start_V=WORD_START_V,
-        is_special_V=IS_SPECIAL_V,
-        mask_id=MASK_ID,
-        num_ordinary=PIECES - 4,
+        VOCABULARY,
         seed=seed,
         step=step,
         first_row=first_row,

@@ -1,5 +1,7 @@
 """The Enhanced Mask Decoder: exact where it is computed, and blind to what it predicts."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -75,13 +77,16 @@ def test_the_target_never_leaks_into_its_prediction(seed):
     config = small.variant()
     params, rng = small.random_params(config, seed), np.random.default_rng(seed)
     batch = small.random_batch(config, seed)
-    vocabulary = np.arange(config.vocab_size)
-    options = dict(
-        config=MaskingConfig(max_ngram=1, mask_share=1.0, random_share=0.0),
+    ids_V = np.arange(config.vocab_size)
+    vocabulary = types.SimpleNamespace(
         word_start_V=np.ones(config.vocab_size, bool),
-        is_special_V=(vocabulary < 4) | (vocabulary == config.vocab_size - 1),
+        is_special_V=(ids_V < 4) | (ids_V == config.vocab_size - 1),
         mask_id=config.vocab_size - 1,
         num_ordinary=config.vocab_size - 5,
+    )
+    options = dict(
+        config=MaskingConfig(max_ngram=1, mask_share=1.0, random_share=0.0),
+        vocabulary=vocabulary,
         seed=seed,
         step=3,
     )

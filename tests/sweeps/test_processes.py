@@ -28,12 +28,12 @@ def test_devices_are_divided_evenly_or_not_at_all(monkeypatch):
     monkeypatch.setattr(processes, "_cores", lambda: set(range(16)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     monkeypatch.setattr(processes, "_devices", lambda: ("gpu", 4))
-    seen = [place.environment["CUDA_VISIBLE_DEVICES"] for place in divide(2)]
+    seen = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in divide(2)]
     assert seen == ["4,5", "6,7"]
     with pytest.raises(UserError, match="--parallel=3 does not divide the 4 gpu devices"):
         divide(3)
     monkeypatch.setattr(processes, "_devices", lambda: ("tpu", 4))
-    assert [place.environment["TPU_VISIBLE_CHIPS"] for place in divide(4)] == list("0123")
+    assert [slot.environment["TPU_VISIBLE_CHIPS"] for slot in divide(4)] == list("0123")
     with pytest.raises(UserError, match="divided by chip, so --parallel=4"):
         divide(2)
 

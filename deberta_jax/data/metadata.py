@@ -1,6 +1,7 @@
 """What a folder of prepared data says about itself."""
 
 import dataclasses
+import json
 import os
 
 from deberta_jax import storage
@@ -73,8 +74,9 @@ def read_metadata(directory: str) -> Metadata | None:
     path = os.path.join(directory, METADATA_FILE)
     if not os.path.exists(path):
         return None
-    fields = storage.read_json(path)
+    text = storage.read_text(path)
     try:
+        fields = json.loads(text)
         version = fields.pop("format")
         if version not in range(1, FORMAT + 1):
             raise UserError(
@@ -87,7 +89,14 @@ def read_metadata(directory: str) -> Metadata | None:
         metadata = Metadata(settings=settings, splits=splits, **fields)
         metadata.check()
         return metadata
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise UserError(f"{path} is damaged ({error}); remake the data with --overwrite") from error
 
 

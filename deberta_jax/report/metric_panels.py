@@ -20,7 +20,7 @@ def grouped(workdirs: Sequence[Path]) -> dict[str, list[Path]]:
     Raises:
         UserError: a workdir holds no run.
     """
-    groups = {}
+    groups: dict[tuple, list[Path]] = {}
     for workdir in workdirs:
         fields = schema.flatten(schema.load(workdir / "config.json"))
         fields = {name: value for name, value in fields.items() if name not in ("seed", "data.dir")}
@@ -76,7 +76,7 @@ def plot_panels(
         figures.label_axes(axis, metric_label(metric))
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    handles = {}
+    handles: dict = {}
     for axis in axes.flat:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", fontsize=9)

@@ -24,7 +24,7 @@ def read_norms(workdir: Path) -> tuple[np.ndarray, dict[str, dict[str, np.ndarra
         raise UserError(
             f"{workdir / 'metrics.jsonl'} has no norms; train with train.norms_every, such as '1%'"
         )
-    norms = {kind: {} for kind in _KINDS}
+    norms: dict[str, dict] = {kind: {} for kind in _KINDS}
     for name in lines[-1]:
         if name.startswith("norms/"):
             _, kind, part = name.split("/", 2)
@@ -68,7 +68,7 @@ def draw_norms(workdir: Path, path: Path) -> None:
 
 def _layers(parts) -> dict[str, str]:
     """{part: "layer 3"} of those that are layers, first to last; each encoder counts its own."""
-    encoders = {}
+    encoders: dict[str, list] = {}
     for part in parts:
         if match := _LAYER.search(part):
             end = {"first_layer": -1, "last_layer": np.inf}.get(match[1])

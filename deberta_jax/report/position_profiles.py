@@ -51,7 +51,7 @@ def position_profiles(
         raise UserError("the model has no relative terms (pos_att_type is empty): no profile")
     total = None
     for ids_BL, segments_BL in batches:
-        sums = {part: [] for part in config.pos_att_type}
+        sums: dict[str, list] = {part: [] for part in config.pos_att_type}
         layers_inputs = inspection.layer_inputs(config, params, ids_BL, segments_BL)
         for layer, inputs in enumerate(layers_inputs):
             if layer in layers:

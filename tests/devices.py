@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+# Unoptimised, as conftest.py has it: these programs compile for a minute and run for a second.
+UNOPTIMISED = "--xla_backend_optimization_level=0"
+EIGHT = {
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {UNOPTIMISED}",
+    "JAX_PLATFORMS": "cpu",
+}
 
 
 def on_eight_devices(function, *arguments: str) -> None:

@@ -22,6 +22,7 @@ from deberta_jax.errors import UserError
 from deberta_jax.objectives import Objective
 from deberta_jax.runs.opening import open_run
 from deberta_jax.training.metrics import read_metrics
+from tests.devices import UNOPTIMISED
 
 ROOT = Path(__file__).parents[1]
 TOY = Path(__file__).parent / "toy_objective"
@@ -47,7 +48,7 @@ def options(objective):
 
 
 def command(verb, *arguments):
-    environment = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{TOY}:{ROOT}"}
+    environment = {"XLA_FLAGS": UNOPTIMISED, "PYTHONPATH": f"{TOY}:{ROOT}"}
     result = subprocess.run(
         [sys.executable, "-m", f"deberta_jax.{verb}", *map(str, arguments)],
         cwd=ROOT,

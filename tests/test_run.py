@@ -27,7 +27,7 @@ from deberta_jax.runs.pretraining import make_step_units
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.optimizer import make_optimizer, make_schedule
 from deberta_jax.training.state import abstract_state
-from tests.devices import EIGHT
+from tests.devices import EIGHT, UNOPTIMISED
 from tests.tiny_recipe import get_config
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ STEPS = 24
 
 def start(verb, *arguments, **environment):
     """A command on one CPU device, whatever this process has."""
-    environment = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | environment
+    environment = {"XLA_FLAGS": UNOPTIMISED, "JAX_PLATFORMS": "cpu"} | environment
     return subprocess.Popen(
         [sys.executable, "-m", f"deberta_jax.{verb}", *map(str, arguments)],
         cwd=ROOT,

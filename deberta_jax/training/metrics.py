@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
-
 from deberta_jax import storage
 
 
@@ -16,6 +14,9 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path, first_step: int):
+        # tensorboardX imports torch where it is installed: two seconds that readers need not wait.
+        from tensorboardX import SummaryWriter
+
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in _lines(self._path) if line["step"] <= first_step]
         storage.write(self._path, "".join(json.dumps(line) + "\n" for line in kept))

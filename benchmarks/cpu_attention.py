@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deberta_jax.kernels import xla
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.positions import relative_rows
 
@@ -29,11 +30,11 @@ def distance_rows(length):
 
 def ours(query, key, value, relative_key, relative_query, segments):
     relative = Relative(relative_key, relative_query, distance_rows(key.shape[1]))
-    return xla.attention(query, key, value, relative, segments, segments)
+    return xla.attention(AttentionCall(query, key, value, relative, segments, segments))
 
 
 def ours_without_terms(query, key, value, relative_key, relative_query, segments):
-    return xla.attention(query, key, value, None, segments, segments)
+    return xla.attention(AttentionCall(query, key, value, None, segments, segments))
 
 
 def plain(query, key, value, relative_key, relative_query, segments):

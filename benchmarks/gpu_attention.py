@@ -27,6 +27,7 @@ from transformers import DebertaV2Config
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
 from deberta_jax.kernels import gpu
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.positions import relative_rows
 
@@ -115,7 +116,8 @@ def our_run(eager, states, relative, d_output, interpret=False):
     def layer(weights, states, relative):
         query, key, value = (heads(states, weight) for weight in weights)
         tables = Relative(heads(relative, weights[1]), heads(relative, weights[0]), rows)
-        output = gpu.attention(query, key, value, tables, segments, segments, interpret=interpret)
+        call = AttentionCall(query, key, value, tables, segments, segments)
+        output = gpu.attention(call, interpret=interpret)
         return output.reshape(states.shape)
 
     @jax.jit

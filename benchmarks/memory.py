@@ -19,6 +19,7 @@ from benchmarks import cpu_attention
 from benchmarks.cpu_attention import distance_rows, forward_and_backward, operand_shapes
 from deberta_jax.estimates import cost as estimate
 from deberta_jax.kernels import tpu
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
@@ -39,8 +40,10 @@ def on_tpu(with_terms):
     """`length -> bytes` of the fused kernels' program."""
 
     def attend(query, key, value, relative_key, relative_query, segments):
-        relative = Relative(relative_key, relative_query, distance_rows(key.shape[1]))
-        return tpu.attention(query, key, value, relative if with_terms else None, *[segments] * 2)
+        relative = None
+        if with_terms:
+            relative = Relative(relative_key, relative_query, distance_rows(key.shape[1]))
+        return tpu.attention(AttentionCall(query, key, value, relative, segments, segments))
 
     def bytes_at(length):
         *shapes, segments = operand_shapes(1, length)

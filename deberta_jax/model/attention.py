@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from deberta_jax.kernels import device, disentangled_attention
+from deberta_jax.kernels import default_implementation, disentangled_attention
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
@@ -118,7 +118,7 @@ class DisentangledSelfAttention(nn.Module):
 
     def _projected(self, hidden_BLE):
         """Queries, keys and values without their biases, [3, B, L, H, D], by one matmul."""
-        if device.platform() == "cpu":  # token by token, as the kernel there reads them
+        if default_implementation().qkv_layout == "BL3HD":
             projected_BLCHD = jnp.einsum("BLE,ECHD->BLCHD", hidden_BLE, self.qkv_kernel)
             return jnp.moveaxis(projected_BLCHD, 2, 0)
         return jnp.einsum("BLE,ECHD->CBLHD", hidden_BLE, self.qkv_kernel)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from deberta_jax.kernels import disentangled_attention
-from deberta_jax.kernels import reference as reference_attention
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.positions import relative_rows
+from tests.kernels import formula as reference_attention
 
 BUCKETED = dict(span=8, buckets=8, max_relative_positions=16)
 CLAMPED = dict(span=6, buckets=0, max_relative_positions=6)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deberta_jax.kernels import cpu, gpu, tpu, xla
+from deberta_jax.kernels import cpu, gpu, reference, tpu, xla
 from deberta_jax.kernels.cpu import build
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.kernels.tpu import blocks as tpu_blocks
 from deberta_jax.model.positions import relative_rows
@@ -17,7 +18,17 @@ LENGTH, SIZE = 140, 32
 
 @pytest.mark.parametrize(
     ("module", "queries"),
-    [(xla, None), (tpu, None), (gpu, None), (cpu, None), (xla, 24), (tpu, 24), (gpu, 24)],
+    [
+        (xla, None),
+        (tpu, None),
+        (gpu, None),
+        (cpu, None),
+        (reference, None),
+        (reference, 24),
+        (xla, 24),
+        (tpu, 24),
+        (gpu, 24),
+    ],
     ids=lambda x: x.__name__.rpartition(".")[2] if hasattr(x, "__name__") else str(x),
 )
 def test_no_gradient_reaches_the_future_or_another_document(module, queries, seed, monkeypatch):
@@ -37,18 +48,17 @@ def test_no_gradient_reaches_the_future_or_another_document(module, queries, see
     tables = rng.normal(size=(2, 2 * POSITIONS["span"], 2, SIZE)).astype(np.float32)
     rows = relative_rows(np.arange(1 - LENGTH, LENGTH), **POSITIONS)
     assert build.problem() is None
-    options = {} if module in (xla, cpu) else {"interpret": True}
-    if places is not None:
-        options["query_positions_BQ"] = places
+    options = {} if module in (xla, cpu, reference) else {"interpret": True}
 
     def seen(query, key, value):
-        out = module.attention(
+        call = AttentionCall(
             *(query, key, value, Relative(*tables, rows)),
             jnp.asarray(query_segments),
             jnp.asarray(segments),
             causal=True,
-            **options,
+            query_positions_BQ=places,
         )
+        out = module.attention(call, **options)
         return jnp.sum(jnp.where(counted[..., None, None], out, 0) ** 2)
 
     content = [x.astype(np.float32) for x in content]

@@ -12,6 +12,7 @@ import pytest
 from deberta_jax import kernels
 from deberta_jax.kernels import attention, cpu, xla
 from deberta_jax.kernels.cpu import build
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.kernels.xla import dropout as xla_dropout
 from tests.kernels.test_gpu import (
@@ -37,7 +38,8 @@ def attend(operands, segments, positions, implementation=cpu, **options):
     if any(table is not None for table in tables):
         relative = Relative(*tables, rows_of(positions, key.shape[1]))
     segments = jnp.asarray(segments)
-    return implementation.attention(query, key, value, relative, segments, segments, **options)
+    call = AttentionCall(query, key, value, relative, segments, segments, **options)
+    return implementation.attention(call)
 
 
 def assert_agree(case, positions, kept=None, **options):
@@ -127,7 +129,8 @@ def test_auto_takes_it_and_says_what_it_does_not_take(seed, monkeypatch, caplog)
     )
     assert build.FORWARD in run.lower(query).as_text()
     with pytest.raises(ValueError, match="takes float32, not bfloat16"):
-        cpu.check(*(jnp.asarray(x, jnp.bfloat16) for x in (query, key, value)))
+        content = (jnp.asarray(x, jnp.bfloat16) for x in (query, key, value))
+        cpu.IMPLEMENTATION.require(AttentionCall(*content, None, segments, segments))
     attention._log_once.cache_clear()
     monkeypatch.setattr(build, "problem", lambda: "there is no C++ compiler")
     kernels.disentangled_attention(query, key, value, relative, segments, segments)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from deberta_jax.kernels import gpu
-from deberta_jax.kernels import reference as reference_attention
 from deberta_jax.kernels.gpu.tiles import keep_pairs
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.positions import relative_rows
+from tests.kernels import formula as reference_attention
 
 BUCKETED = dict(span=8, buckets=8, max_relative_positions=16)
 CLAMPED = dict(span=6, buckets=0, max_relative_positions=6)
@@ -46,9 +47,8 @@ def kernel(operands, segments, positions, places=None, query_segments=None, **op
     query, key, value, relative_key, relative_query = operands
     relative = Relative(relative_key, relative_query, rows_of(positions, key.shape[1]))
     query_segments = segments if query_segments is None else query_segments
-    return gpu.attention(
-        query, key, value, relative, query_segments, segments, places, interpret=True, **options
-    )
+    call = AttentionCall(query, key, value, relative, query_segments, segments, places, **options)
+    return gpu.attention(call, interpret=True)
 
 
 def gathered(
@@ -266,7 +266,8 @@ def lowered(size, dtype, length=512, queries=None, **options):
 
     def function(operands, query_segments, segments, places):
         relative = Relative(*operands[3:], rows_of(positions, length))
-        output = gpu.attention(*operands[:3], relative, query_segments, segments, places, **options)
+        call = AttentionCall(*operands[:3], relative, query_segments, segments, places, **options)
+        output = gpu.attention(call)
         return jnp.sum(output.astype(jnp.float32))
 
     with cuda():
@@ -321,4 +322,5 @@ def test_what_is_not_supported_says_so(change, error, message):
     relative = Relative(table, table, np.zeros(change.get("rows", 21), np.int64))
     segments = np.ones(query.shape[:2], np.int32), np.ones((1, 11), np.int32)
     with pytest.raises(error, match=message):
-        gpu.attention(query, key, key, relative, *segments, **change.get("options", {}))
+        call = AttentionCall(query, key, key, relative, *segments, **change.get("options", {}))
+        gpu.attention(call)

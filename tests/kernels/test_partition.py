@@ -9,8 +9,9 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from deberta_jax import kernels
-from deberta_jax.kernels import attention, cpu, gpu, tpu, xla
+from deberta_jax.kernels import attention, cpu, gpu, reference, tpu, xla
 from deberta_jax.kernels.cpu import build
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model import compute
 from deberta_jax.model.positions import relative_rows
@@ -19,7 +20,7 @@ from tests.devices import on_eight_devices
 PARTITION = PartitionSpec(("data", "fsdp"), None, "tensor", None)
 
 
-@pytest.mark.parametrize("implementation", ["tpu", "gpu", "cpu", "xla"])
+@pytest.mark.parametrize("implementation", ["tpu", "gpu", "cpu", "xla", "reference"])
 def test_a_mesh_changes_nothing(implementation, seed):
     on_eight_devices(check_mesh, implementation, seed)
 
@@ -30,8 +31,8 @@ def check_mesh(implementation, seed):
     rng = np.random.default_rng(int(seed))
     length, heads, size = 128, 4, 32
     interpreted = {"interpret": True} if implementation in ("tpu", "gpu") else {}
-    kernel = {"tpu": tpu, "gpu": gpu, "cpu": cpu, "xla": xla}[implementation].attention
-    kernel = functools.partial(kernel, dropout_rate=0.25, **interpreted)
+    modules = {"tpu": tpu, "gpu": gpu, "cpu": cpu, "xla": xla, "reference": reference}
+    kernel = functools.partial(modules[implementation].attention, **interpreted)
     content = [jnp.asarray(rng.normal(size=(4, length, heads, size)), jnp.float32) for _ in "qkv"]
     tables = [jnp.asarray(rng.normal(size=(32, heads, size)), jnp.float32) for _ in "kq"]
     segments = jnp.asarray(rng.integers(0, 3, (4, length)), jnp.int32)
@@ -41,10 +42,12 @@ def check_mesh(implementation, seed):
 
     def run(operands):
         relative = Relative(*operands[3:], rows)
-        optional = {"dropout_rng": jax.random.key(int(seed))}
-        arrays = *operands[:3], segments, segments, optional
+        rng = jax.random.key(int(seed))
+        call = AttentionCall(
+            *operands[:3], relative, segments, segments, dropout_rate=0.25, dropout_rng=rng
+        )
         partition = None if jax.sharding.get_abstract_mesh().empty else PARTITION
-        return attention._partitioned(kernel, partition, relative, *arrays)
+        return attention._partitioned(kernel, partition, call)
 
     @jax.jit
     def both(operands):

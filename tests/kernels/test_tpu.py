@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deberta_jax.kernels import tpu
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.kernels.tpu import blocks as tpu_blocks
 from deberta_jax.model.positions import relative_rows
@@ -71,7 +72,8 @@ def fused(operands, rows, segments, **settings):
     relative = None
     if key_table is not None or query_table is not None:
         relative = Relative(key_table, query_table, rows)
-    return tpu.attention(*content, relative, segments, segments, interpret=True, **settings)
+    call = AttentionCall(*content, relative, segments, segments, **settings)
+    return tpu.attention(call, interpret=True)
 
 
 def value_and_gradients(function, operands, gradient):
@@ -270,7 +272,7 @@ def test_what_is_hidden_leaves_no_trace(small_blocks, seed):
 def test_what_it_does_not_take_is_one_line(changed, message):
     query = jnp.zeros((1, 128, 2, changed.get("size", 16)), changed.get("dtype", jnp.float32))
     with pytest.raises(ValueError, match=message):
-        tpu.check(query, query, query)
+        tpu.IMPLEMENTATION.require(AttentionCall(query, query, query, None, None, None))
 
 
 def test_key_blocks_beyond_the_buckets_need_no_table():

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from deberta_jax.kernels import tpu
-from deberta_jax.kernels.reference import attention as reference
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.kernels.tpu import blocks as tpu_blocks
 from deberta_jax.kernels.tpu.positioned import positioned_attention
 from deberta_jax.model.positions import relative_rows
+from tests.kernels.formula import attention as reference
 from tests.kernels.test_tpu import BUCKETED, assert_close, value_and_gradients
 
 BOTH = ("c2p", "p2c")
@@ -88,7 +89,8 @@ def fused(operands, constants, **settings):
     relative = None
     if key_table is not None or query_table is not None:
         relative = Relative(key_table, query_table, rows)
-    return positioned_attention(*content, relative, *places, interpret=True, **settings)
+    call = AttentionCall(*content, relative, *places, **settings)
+    return positioned_attention(call, interpret=True)
 
 
 def compare(case, tolerance, causal=False):
@@ -150,9 +152,8 @@ def test_queries_in_order_are_the_square_kernel(small_blocks, seed):
     def both(operands):
         query, *others, key_table, query_table = operands
         tables = relative((key_table, query_table))
-        square = tpu.attention(
-            *(query, *others, tables, segments, segments), interpret=True, **dropout
-        )
+        call = AttentionCall(query, *others, tables, segments, segments, **dropout)
+        square = tpu.attention(call, interpret=True)
         masked = fused(
             (query[:, order], *others, key_table, query_table),
             (rows, segments[:, order], segments, places),
@@ -201,6 +202,7 @@ def test_queries_that_see_nothing_get_zeros(seed):
 COMPILE = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.kernels.tpu.positioned import positioned_attention
 from deberta_jax.model.positions import relative_rows
@@ -217,8 +219,9 @@ rows = relative_rows(np.arange(1 - length, length), **positions)
 
 def loss(query, key, value, key_rows, query_rows, query_segments, segments, places, rng):
     relative = Relative(key_rows, query_rows, rows)
-    return positioned_attention(query, key, value, relative, query_segments, segments, places,
-                            dropout_rate=0.1, dropout_rng=rng).astype(jnp.float32).sum()
+    call = AttentionCall(query, key, value, relative, query_segments, segments, places,
+                         dropout_rate=0.1, dropout_rng=rng)
+    return positioned_attention(call).astype(jnp.float32).sum()
 
 content, table = abstract(batch, length, heads, size), abstract(512, heads, size)
 places = abstract(batch, queries, dtype=jnp.int32)

@@ -1,20 +1,21 @@
 """XLA attention: whole sequences and blocks, all heads at once and groups of them."""
 
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deberta_jax.kernels import reference as reference_attention
 from deberta_jax.kernels import xla
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.kernels.xla import blocks as xla_blocks
 from deberta_jax.kernels.xla import dropout as xla_dropout
+from deberta_jax.kernels.xla import implementation
 from deberta_jax.kernels.xla.rows import expand
 from deberta_jax.model.positions import relative_rows
+from tests.kernels import formula as reference_attention
 
 BUCKETED = dict(span=8, buckets=8, max_relative_positions=16)
 CLAMPED = dict(span=6, buckets=0, max_relative_positions=6)
@@ -31,8 +32,7 @@ LENGTH = 61
 @pytest.fixture
 def formulation(request, monkeypatch):
     for name, value in FORMULATIONS[request.param].items():
-        module = importlib.import_module("deberta_jax.kernels.xla.attention")
-        module = module if hasattr(module, name) else xla_blocks
+        module = implementation if hasattr(implementation, name) else xla_blocks
         monkeypatch.setattr(module, name, value)
     return request.param
 
@@ -70,7 +70,8 @@ def run(operands, segments, places, terms, positions, **options):
     rows = relative_rows(np.arange(1 - LENGTH, LENGTH), **positions)
     relative = Relative(*tables(terms, operands), rows) if terms else None
     queries = query_segments(segments, places)
-    return xla.attention(*operands[:3], relative, queries, segments, places, **options)
+    call = AttentionCall(*operands[:3], relative, queries, segments, places, **options)
+    return xla.attention(call)
 
 
 def gathered(operands, segments, places, terms, positions, keep=None, rate=0.0, causal=False):
@@ -199,7 +200,8 @@ def compiled(length, queries):
     def loss(operands, segments, places, rng):
         relative = Relative(*operands[3:], rows)
         queries = jnp.ones(operands[0].shape[:2], jnp.int32)
-        out = xla.attention(*operands[:3], relative, queries, segments, places, 0.1, rng)
+        call = AttentionCall(*operands[:3], relative, queries, segments, places, 0.1, rng)
+        out = xla.attention(call)
         return jnp.sum(out**2)
 
     def shape(*sizes, dtype=jnp.float32):

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deberta_jax.kernels import reference as reference_attention
 from deberta_jax.model import inspection
 from deberta_jax.model.attention import DisentangledSelfAttention
 from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.model.positions import distance_rows
+from tests.kernels import formula as reference_attention
 from tests.model import small
 
 SEEN = {

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from deberta_jax.kernels import reference as reference_attention
 from deberta_jax.model.positions import log_bucket, relative_rows
+from tests.kernels import formula as reference_attention
 
 
 @pytest.mark.parametrize("buckets, limit", [(256, 512), (32, 128), (16, 40)])

@@ -1,5 +1,5 @@
 """Fused disentangled attention for GPUs, in Pallas (Triton)."""
 
-from deberta_jax.kernels.gpu.attention import HEAD_SIZES, attention, check
+from deberta_jax.kernels.gpu.implementation import HEAD_SIZES, IMPLEMENTATION, attention
 
-__all__ = ["HEAD_SIZES", "attention", "check"]
+__all__ = ["HEAD_SIZES", "IMPLEMENTATION", "attention"]

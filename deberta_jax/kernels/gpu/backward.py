@@ -26,7 +26,7 @@ def backward(refs, setup):
         setup: what is known when compiling.
 
     Returns:
-        Arrays by name: query, key, value [B, L, H, D], and where the tables are given, their bands
+        Arrays by name: query, key, value [B, L, H, D], and where the terms are on, their bands
         c2p and p2c [H, B, L, W], still to be multiplied by the scale of the scores.
     """
     return {
@@ -147,7 +147,7 @@ def _add_to_band(band_ref, setup, item, head, rows, columns, d_scores, reach, en
     """Stores a tile's gradients by distance; those beyond the band join `ends`, which it returns.
 
     One token's pairs lie at distances of their own, so no two write to one slot, unless several
-    queries stand at one place: then keys add, atomically. Sums of two repeat bit for bit.
+    queries stand at one position: then keys add, atomically. Sums of two repeat bit for bit.
     """
 
     def near():
@@ -173,7 +173,7 @@ def _add_to_band(band_ref, setup, item, head, rows, columns, d_scores, reach, en
 def _write_near(band_ref, setup, item, head, rows, slots, inside, d_scores):
     tokens = jnp.broadcast_to(rows.index[:, None], slots.shape)
     if rows.is_queries or setup.in_order:
-        # Interpreted, masked stores write too: they need a place out of range.
+        # Interpreted, masked stores write too: they need an index out of range.
         slots = jnp.where(inside, slots, setup.band.padded_width)
         values = d_scores.astype(band_ref.dtype)
         plgpu.store(band_ref.at[head, item, tokens, slots], values, mask=inside)

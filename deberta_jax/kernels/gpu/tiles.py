@@ -68,8 +68,8 @@ class Setup:
     Attributes:
         scale: of the scores before the softmax.
         band: None for plain attention.
-        causal: whether a query sees no key after its own place.
-        in_order: whether query i stands at place i.
+        causal: whether a query sees no key after its own position.
+        in_order: whether query i stands at position i.
         dropout_rate: share of the probabilities dropped.
         forward: tile of the forward pass.
         backward: tile of the backward pass.
@@ -178,7 +178,7 @@ def sweep(bounds_ref, setup, item, block, owner_is_queries, step, carry):
 
 
 def distances(rows, columns):
-    """Place of the query - place of the key, for each pair of a tile."""
+    """Position of the query - position of the key, for each pair of a tile."""
     difference = rows.position[:, None] - columns.position[None, :]
     return difference if rows.is_queries else -difference
 
@@ -248,10 +248,10 @@ def _load_table(refs, name, item, head, tokens, slots):
 def kept(refs, setup, item, head, rows, columns):
     """Which pairs of a tile dropout keeps; the same in every pass, whatever the blocks."""
     first_seed, second_seed, first_item, first_head = (refs["seeds"][n] for n in range(4))
-    places = first_item + item.astype(jnp.uint32), first_head + head.astype(jnp.uint32)
+    indices = first_item + item.astype(jnp.uint32), first_head + head.astype(jnp.uint32)
     indices = rows.index[:, None], columns.index[None, :]
     queries, keys = indices if rows.is_queries else reversed(indices)
-    return keep_pairs((first_seed, second_seed), *places, queries, keys, setup.dropout_rate)
+    return keep_pairs((first_seed, second_seed), *indices, queries, keys, setup.dropout_rate)
 
 
 def keep_pairs(seeds, items, heads, queries, keys, rate):

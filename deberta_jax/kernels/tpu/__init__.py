@@ -1,5 +1,5 @@
 """Disentangled attention fused into one TPU kernel a pass, with memory linear in the length."""
 
-from deberta_jax.kernels.tpu.attention import attention, check
+from deberta_jax.kernels.tpu.implementation import IMPLEMENTATION, attention
 
-__all__ = ["attention", "check"]
+__all__ = ["IMPLEMENTATION", "attention"]

@@ -118,12 +118,12 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
         """(probabilities as dropped, gradients by score) of each head, [keys, queries]."""
         everything = slice(0, blocks.block)
         if near:
-            found = scoring.near_scores(
+            scores = scoring.near_scores(
                 blocks, query_ref, key_ref, query_table_ref, c2p_ref, i - j, everything
             )
             rows = [0.0] * blocks.heads
         else:
-            found, rows = scoring.far_scores(
+            scores, rows = scoring.far_scores(
                 blocks, query_ref, key_ref, key_table_ref, query_table_ref, i - j, everything
             )
         starts = (i * blocks.block, j * blocks.block)
@@ -134,7 +134,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
             kept = tiles.kept(blocks, seeds_ref, item, head * blocks.heads, *starts, *sides)
         result = []
         for e in range(blocks.heads):
-            score = jnp.where(seen, found[e] + (rows[e] - lse_ref[0, e]), tiles.UNSEEN)
+            score = jnp.where(seen, scores[e] + (rows[e] - lse_ref[0, e]), tiles.UNSEEN)
             weight = jnp.exp2(score)
             gradient = gradient_ref[0, e]
             by_weight = tiles.product(value_ref[0, e], gradient, (0, 0))
@@ -150,9 +150,9 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
     def attend(near):
         if near and blocks.c2p:
             scoring.fill_c2p(blocks, query_ref, key_table_ref, i - j, c2p_ref)
-        found = weights(near)
+        by_head = weights(near)
         dtype = query_ref.dtype
-        for e, (weight, by_score) in enumerate(found):
+        for e, (weight, by_score) in enumerate(by_head):
             gradient, by_score_low = gradient_ref[0, e], by_score.astype(dtype)
             query, key = query_ref[0, e], key_ref[0, e]
             value_sum_ref[e] += tiles.product(gradient, weight.astype(dtype), (1, 1))
@@ -173,7 +173,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
                     to_query += by_query * scoring.far_row(blocks, key_table_ref, e, j - i)
             query_sum_ref[e, :, of_block] += to_query
         if near:
-            folded = tiles.fold([by_score for _, by_score in found], blocks)
+            folded = tiles.fold([by_score for _, by_score in by_head], blocks)
             if blocks.p2c:
                 p2c_gradients(folded)
             if blocks.c2p:

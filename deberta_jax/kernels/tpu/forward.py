@@ -98,12 +98,12 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
         for start in range(0, blocks.block, min(_KEYS, blocks.block)):
             keys = slice(start, min(start + _KEYS, blocks.block))
             if near:
-                found = scoring.near_scores(
+                scores = scoring.near_scores(
                     blocks, query_ref, key_ref, query_table_ref, c2p_ref, i - j, keys
                 )
                 rows = [0.0] * blocks.heads
             else:
-                found, rows = scoring.far_scores(
+                scores, rows = scoring.far_scores(
                     blocks, query_ref, key_ref, key_table_ref, query_table_ref, i - j, keys
                 )
             seen = tiles.visible(
@@ -126,7 +126,7 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
                     blocks.block,
                 )
             for e in range(blocks.heads):
-                score = jnp.where(seen, found[e], tiles.UNSEEN)
+                score = jnp.where(seen, scores[e], tiles.UNSEEN)
                 top = jnp.maximum(top_ref[e], jnp.max(score, axis=0, keepdims=True) + rows[e])
                 decay = jnp.exp2(top_ref[e] - top)
                 weight = jnp.exp2(score + (rows[e] - top))

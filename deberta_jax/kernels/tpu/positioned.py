@@ -1,7 +1,8 @@
-"""Fused disentangled attention for queries at any places: a few hundred masked tokens of many.
+"""Fused disentangled attention for queries at any positions: a few hundred of many tokens.
 
-The function around the two kernels; `attention` has the one for every token in order.
+The function around the two kernels; `implementation` has the one for every token in order.
 """
+# ruff: noqa: F722
 
 import dataclasses
 import functools
@@ -9,64 +10,48 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.tpu.blocks import TILE, choose, distance_rows
 from deberta_jax.kernels.tpu.operands import pad, seeds, tables
 from deberta_jax.kernels.tpu.positioned_backward import backward
 from deberta_jax.kernels.tpu.positioned_forward import forward
-from deberta_jax.kernels.tpu.positioned_scores import Plan, rows_of_columns
+from deberta_jax.kernels.tpu.positioned_scores import PositionedShape, rows_of_columns
 
 
-def positioned_attention(
-    query_BPHD,
-    key_BKHD,
-    value_BKHD,
-    relative,
-    query_segments_BP,
-    key_segments_BK,
-    query_positions_BP,
-    dropout_rate=0.0,
-    dropout_rng=None,
-    causal=False,
-    first=(0, 0),
-    interpret=False,
-):
-    """See `kernels.disentangled_attention` for the arguments not named here.
+def positioned_attention(call: AttentionCall, interpret: bool = False) -> Float[Array, "B P H D"]:
+    """Attention of queries at `call.query_positions_BQ`, in any order; positions may repeat.
 
-    Queries may stand in any order, and repeat places; near ones side by side cost the least where
-    there is more than one block of keys.
-
-    Args:
-        first: item and head of the whole batch that this call's first ones are: dropout depends on
-            them, and on the places, not on the order, of the queries.
-        interpret: whether to run interpreted, without a TPU.
+    Queries at near positions side by side cost the least where there is more than one block of
+    keys. Dropout depends on the positions, not on the order, of the queries.
     """
-    length, heads, size = key_BKHD.shape[1:]
-    queries = query_BPHD.shape[1]
-    rate, dtype = float(dropout_rate), query_BPHD.dtype
-    blocks = choose(length, heads, size, relative, causal, rate, dtype, interpret)
+    length, heads, size = call.key_BKHD.shape[1:]
+    queries, relative = call.query_BQHD.shape[1], call.relative
+    rate, dtype = float(call.dropout_rate), call.query_BQHD.dtype
+    blocks = choose(length, heads, size, relative, call.causal, rate, dtype, interpret)
     blocks = _beyond_reach(blocks, relative)
-    plan = _plan(relative, blocks)
+    shape = _shape(relative, blocks)
     padded = -(-queries // TILE) * TILE
     query, key, value = (
         pad(jnp.transpose(x, (0, 2, 3, 1)), to)
         for x, to in (
-            (query_BPHD * jnp.asarray(blocks.scale, dtype), padded),
-            (key_BKHD, blocks.length),
-            (value_BKHD, blocks.length),
+            (call.query_BQHD * jnp.asarray(blocks.scale, dtype), padded),
+            (call.key_BKHD, blocks.length),
+            (call.value_BKHD, blocks.length),
         )
     )
-    query_segments, places = (
-        pad(x.astype(jnp.int32), padded) for x in (query_segments_BP, query_positions_BP)
+    query_segments, positions = (
+        pad(x.astype(jnp.int32), padded) for x in (call.query_segments_BQ, call.query_positions_BQ)
     )
-    key_segments = pad(key_segments_BK.astype(jnp.int32), blocks.length)
+    key_segments = pad(call.key_segments_BK.astype(jnp.int32), blocks.length)
     output = _attention(
-        plan,
+        shape,
         *(query, key, value),
         tables(relative, blocks, dtype),
         _rows(relative, blocks, dtype),
-        *(query_segments, key_segments, places),
-        seeds(dropout_rng if rate else None, first),
+        *(query_segments, key_segments, positions),
+        seeds(call.dropout_rng if rate else None, call.first),
     )
     return jnp.transpose(output, (0, 3, 1, 2))[:, :queries]
 
@@ -81,10 +66,10 @@ def _beyond_reach(blocks, relative):
     return blocks
 
 
-def _plan(relative, blocks):
+def _shape(relative, blocks):
     """A short sequence's tiles of keys do not reach all tiles of p2c's rows."""
     if not blocks.p2c:
-        return Plan(blocks, ())
+        return PositionedShape(blocks, ())
     row_tiles = []
     for key in range(0, blocks.block, TILE):
         if blocks.single:
@@ -93,7 +78,7 @@ def _plan(relative, blocks):
             distances = np.arange(1 - blocks.length, blocks.length)
         tile = distance_rows(relative, distances) // TILE
         row_tiles.append((int(tile.min()), int(tile.max()) + 1))
-    return Plan(blocks, tuple(row_tiles))
+    return PositionedShape(blocks, tuple(row_tiles))
 
 
 def _rows(relative, blocks, dtype):
@@ -107,13 +92,15 @@ def _rows(relative, blocks, dtype):
     return jax.lax.stop_gradient(rows_HDR), rows_of_columns(blocks, of_column)
 
 
-def _ranges(query_segments_BP, places_BP):
-    """int32 [B, I, 3]: first and last place, and whether any repeats, of what sees in a tile."""
-    segments, places = (x.reshape(x.shape[0], -1, TILE) for x in (query_segments_BP, places_BP))
+def _ranges(query_segments_BP, positions_BP):
+    """int32 [B, I, 3]: first and last position, and whether any repeats, of what sees in a tile."""
+    segments, positions = (
+        x.reshape(x.shape[0], -1, TILE) for x in (query_segments_BP, positions_BP)
+    )
     live = segments > 0
-    first = jnp.min(jnp.where(live, places, np.iinfo(np.int32).max), axis=-1)
-    last = jnp.max(jnp.where(live, places, -1), axis=-1)
-    same = (places[..., None] == places[..., None, :]) & live[..., None] & live[..., None, :]
+    first = jnp.min(jnp.where(live, positions, np.iinfo(np.int32).max), axis=-1)
+    last = jnp.max(jnp.where(live, positions, -1), axis=-1)
+    same = (positions[..., None] == positions[..., None, :]) & live[..., None] & live[..., None, :]
     repeats = jnp.any(same & np.tri(TILE, k=-1, dtype=bool), axis=(-1, -2))
     return jnp.stack([first, last, repeats.astype(jnp.int32)], axis=-1)
 
@@ -134,26 +121,30 @@ def _visits(blocks, query_segments_BP, key_segments_BK, ranges):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(plan, query, key, value, tables, rows, query_segments, key_segments, places, seeds):
-    operands = query, key, value, tables, rows, query_segments, key_segments, places, seeds
-    return _forward(plan, *operands)[0]
+def _attention(
+    shape, query, key, value, tables, rows, query_segments, key_segments, positions, seeds
+):
+    operands = query, key, value, tables, rows, query_segments, key_segments, positions, seeds
+    return _forward(shape, *operands)[0]
 
 
-def _forward(plan, query, key, value, tables, rows, query_segments, key_segments, places, seeds):
+def _forward(
+    shape, query, key, value, tables, rows, query_segments, key_segments, positions, seeds
+):
     segments = query_segments, key_segments
-    scalars, of_tokens = _masks(plan.blocks, *segments, places)
+    scalars, of_tokens = _masks(shape.blocks, *segments, positions)
     operands = query, key, value, (*tables, *rows)
-    output, lse = forward(plan, seeds, *scalars, *operands, *of_tokens)
-    return output, (operands, segments, places, seeds, output, lse)
+    output, lse = forward(shape, seeds, *scalars, *operands, *of_tokens)
+    return output, (operands, segments, positions, seeds, output, lse)
 
 
-def _backward(plan, residuals, gradient):
-    operands, (query_segments, key_segments), places, seeds, output, lse = residuals
-    # The padding of the list of masked tokens repeats a place, which costs the kernel time.
+def _backward(shape, residuals, gradient):
+    operands, (query_segments, key_segments), positions, seeds, output, lse = residuals
+    # The padding of the list of positions repeats a position, which costs the kernel time.
     query_segments = jnp.where(jnp.any(gradient != 0, axis=(1, 2)), query_segments, 0)
-    scalars, of_tokens = _masks(plan.blocks, query_segments, key_segments, places)
+    scalars, of_tokens = _masks(shape.blocks, query_segments, key_segments, positions)
     *d_content, d_tables = backward(
-        plan, seeds, *scalars, *operands, *of_tokens, output, lse, gradient
+        shape, seeds, *scalars, *operands, *of_tokens, output, lse, gradient
     )
     tables = operands[3][:2]
     d_tables = tuple(
@@ -163,12 +154,12 @@ def _backward(plan, residuals, gradient):
     return *d_content, d_tables, None, None, None, None, None
 
 
-def _masks(blocks, query_segments, key_segments, places):
-    """((visits, ranges), (query segments, key segments, places)) as the kernels take them."""
-    ranges = _ranges(query_segments, places)
+def _masks(blocks, query_segments, key_segments, positions):
+    """((visits, ranges), (query segments, key segments, positions)) as the kernels take them."""
+    ranges = _ranges(query_segments, positions)
     visits = _visits(blocks, query_segments, key_segments, ranges)
     query_segments = jnp.where(query_segments > 0, query_segments, -1)  # not even padding's
-    of_tokens = query_segments[:, None], key_segments[:, None], places[:, None]
+    of_tokens = query_segments[:, None], key_segments[:, None], positions[:, None]
     return (visits, ranges), of_tokens
 
 

@@ -1,4 +1,4 @@
-"""The backward kernel for queries at any places: all five gradients in one pass.
+"""The backward kernel for queries at any positions: all five gradients in one pass.
 
 Gradients of keys and values gather over query tiles, those of queries over key blocks, those of
 the tables over everything but the head; all gather in VMEM, and each is written once.
@@ -18,7 +18,7 @@ from deberta_jax.kernels.tpu.blocks import TILE
 
 
 def backward(
-    plan, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, places,
+    shape, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, positions,
     output, lse, gradient,
 ):  # fmt: skip
     """Gradients of (query, key, value, (c2p's table, p2c's table)), the tables' in float32.
@@ -27,7 +27,7 @@ def backward(
     Queries whose gradient is zero count as padding.
     """
     batch, heads, size, queries = query.shape
-    blocks = plan.blocks
+    blocks = shape.blocks
     block, together = blocks.block, blocks.heads
     of_queries = pl.BlockSpec((1, together, size, TILE), lambda h, b, j, i, *_: (b, h, 0, i))
     of_keys = pl.BlockSpec((1, together, size, block), lambda h, b, j, i, *_: (b, h, 0, j))
@@ -40,14 +40,14 @@ def backward(
     word = jnp.int32 if together == 2 else jnp.float32
     gathered = pltpu.VMEM((together, size, block), jnp.float32)
     results = pl.pallas_call(
-        functools.partial(_kernel, plan),
+        functools.partial(_kernel, shape),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(heads // together, batch, blocks.count, queries // TILE),
             in_specs=[
                 *[of_queries, of_keys, of_keys, query_row, key_row, query_row],
                 *[of_queries, lse_row, of_queries],
-                *scoring.table_specs(plan, tables),
+                *scoring.table_specs(shape, tables),
             ],
             out_specs=[whole, of_keys, of_keys, *[table] * len(wide)],
             scratch_shapes=[
@@ -67,7 +67,7 @@ def backward(
         interpret=blocks.interpret,
     )(
         seeds, visits.reshape(-1), ranges.reshape(-1), query, key, value,
-        query_segments, key_segments, places,
+        query_segments, key_segments, positions,
         output, lse, gradient, *scoring.present(tables),
     )  # fmt: skip
     d_query, d_key, d_value, *d_tables = results
@@ -76,9 +76,9 @@ def backward(
     return d_query, d_key, d_value, d_tables
 
 
-def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
-    blocks = plan.blocks
-    query_segments_ref, key_segments_ref, places_ref, output_ref, lse_ref, *refs = refs
+def _kernel(shape, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
+    blocks = shape.blocks
+    query_segments_ref, key_segments_ref, positions_ref, output_ref, lse_ref, *refs = refs
     gradient_ref, *refs = refs
     tables, refs = scoring.split_tables(blocks, refs)
     key_table_ref, query_table_ref = tables[:2]
@@ -91,8 +91,10 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
     visits_ref, ranges_ref = scoring.in_order(blocks, visits_ref, ranges_ref, pl.num_programs(3))
     head, item, j, i = (pl.program_id(axis) for axis in range(4))
     of_tile = pl.ds(pl.multiple_of(i * TILE, TILE), TILE)
-    place = scoring.Place(places_ref[0], ranges_ref[item, i, 0], ranges_ref[item, i, 1], j)
-    offset = place.first - j * blocks.block
+    position = scoring.TilePositions(
+        positions_ref[0], ranges_ref[item, i, 0], ranges_ref[item, i, 1], j
+    )
+    offset = position.first - j * blocks.block
 
     @pl.when((item == 0) & (j == 0) & (i == 0))
     def _start_tables():
@@ -114,11 +116,11 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
         segments = query_segments_ref[0], key_segments_ref[0]
         weights, by_scores = ([[] for _ in range(blocks.heads)] for _ in range(2))
         for tile in range(blocks.block // TILE):
-            found, rows = scoring.scores(plan, sources, place, near, tile)
-            seen = scoring.visible(blocks, *segments, place, tile)
-            kept = scoring.kept(blocks, seeds_ref, item, head, place, tile)
+            scores, rows = scoring.scores(shape, sources, position, near, tile)
+            seen = scoring.visible(blocks, *segments, position, tile)
+            kept = scoring.kept(blocks, seeds_ref, item, head, position, tile)
             for e in range(blocks.heads):
-                score = jnp.where(seen, found[e] + (rows[e] - lse_ref[0, e]), tiles.UNSEEN)
+                score = jnp.where(seen, scores[e] + (rows[e] - lse_ref[0, e]), tiles.UNSEEN)
                 weight = dropped = jnp.exp2(score)
                 value = value_ref[0, e, :, tile * TILE : (tile + 1) * TILE]
                 by_weight = tiles.product(value, gradient_ref[0, e], (0, 0))
@@ -167,7 +169,7 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
                 p2c_gradients()
 
     def c2p_gradients():
-        shift = scoring.spots(blocks) - 1 - scoring.spot(blocks, place.of_query, j)
+        shift = scoring.spots(blocks) - 1 - scoring.spot(blocks, position.of_query, j)
         moved = scoring.spread(by_score_ref[...], shift, blocks.table_width)
         for e in range(blocks.heads):
             by_row = tiles.unfold(moved, e, blocks).astype(query_ref.dtype)
@@ -177,9 +179,9 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
 
     def p2c_gradients():
         live = query_segments_ref[0] > 0
-        spot = jnp.where(live, scoring.spot(blocks, place.of_query, j), -1)
+        spot = jnp.where(live, scoring.spot(blocks, position.of_query, j), -1)
         add_p2c(spot)
-        clipped = not blocks.single and scoring.clips(blocks, place)
+        clipped = not blocks.single and scoring.clips(blocks, position)
 
         @pl.when((ranges_ref[item, i, 2] > 0) | clipped)
         def _of_repeats():
@@ -201,12 +203,12 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
                     key_sum_ref[e, :, keys] += tiles.product(row, by_row, (1, 1))
                     d_query_table_ref[e, :, window] += tiles.product(key, by_row, (1, 0))
 
-        scoring.each_span(blocks, place, add)
+        scoring.each_span(blocks, position, add)
 
     def join_others(spot):
         """Leaves to the last query at each spot the sum of what all others there have.
 
-        Rare: masked places do not repeat, and padding's gradients are zero.
+        Rare: positions to predict do not repeat, and padding's gradients are zero.
         """
         same = spot == jnp.broadcast_to(spot, (TILE, TILE)).T
         query, lane = (jax.lax.broadcasted_iota(jnp.int32, (TILE, TILE), axis) for axis in (0, 1))

@@ -1,4 +1,4 @@
-"""The forward kernel for queries at any places: online softmax over key blocks."""
+"""The forward kernel for queries at any positions: online softmax over key blocks."""
 
 import functools
 
@@ -13,27 +13,27 @@ from deberta_jax.kernels.tpu.blocks import TILE
 
 
 def forward(
-    plan, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, places
+    shape, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, positions
 ):
     """(output [B, H, D, P], log2-sum-exp2 [B, H, 1, P], float32).
 
     Scores are in bits: the scale and log2(e) are already in `query` and in p2c's table.
 
     Args:
-        plan: the static shape.
+        shape: the static shape.
         seeds: int32 [4] of the dropout: two words of the key, first item, first head.
         visits: int32 [B, I, J]: whether query tile i may see anything of key block j.
-        ranges: int32 [B, I, 3]: first and last place of a tile's queries that see anything, and
+        ranges: int32 [B, I, 3]: first and last position of a tile's queries that see anything, and
             whether any repeats.
         query: [B, H, D, P].
         key, value: [B, H, D, L].
-        tables: see `masked_scores.Refs`: key_table to row_of_column; None where a
+        tables: see `positioned_scores.Refs`: key_table to row_of_column; None where a
             term is off.
         query_segments, key_segments: int32 [B, 1, P] and [B, 1, L].
-        places: int32 [B, 1, P].
+        positions: int32 [B, 1, P].
     """
     batch, heads, size, queries = query.shape
-    blocks = plan.blocks
+    blocks = shape.blocks
     block, together = blocks.block, blocks.heads
     of_queries = pl.BlockSpec((1, together, size, TILE), lambda h, b, i, j, *_: (b, h, 0, i))
     of_keys = pl.BlockSpec((1, together, size, block), lambda h, b, i, j, *_: (b, h, 0, j))
@@ -42,14 +42,14 @@ def forward(
     lse = pl.BlockSpec((1, together, 1, TILE), lambda h, b, i, j, *_: (b, h, 0, i))
     word = jnp.int32 if together == 2 else jnp.float32
     return pl.pallas_call(
-        functools.partial(_kernel, plan),
+        functools.partial(_kernel, shape),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(heads // together, batch, queries // TILE, blocks.count),
             in_specs=[
                 *[of_queries, of_keys, of_keys],
                 *[query_row, key_row, query_row],
-                *scoring.table_specs(plan, tables),
+                *scoring.table_specs(shape, tables),
             ],
             out_specs=[of_queries, lse],
             scratch_shapes=[
@@ -70,14 +70,14 @@ def forward(
         interpret=blocks.interpret,
     )(
         seeds, visits.reshape(-1), ranges.reshape(-1), query, key, value,
-        query_segments, key_segments, places,
+        query_segments, key_segments, positions,
         *scoring.present(tables),
     )  # fmt: skip
 
 
-def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
-    blocks = plan.blocks
-    query_segments_ref, key_segments_ref, places_ref, *refs = refs
+def _kernel(shape, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
+    blocks = shape.blocks
+    query_segments_ref, key_segments_ref, positions_ref, *refs = refs
     tables, refs = scoring.split_tables(blocks, refs)
     output_ref, lse_ref, top_ref, total_ref, sum_ref, *refs = refs
     sources = scoring.Refs(query_ref, key_ref, *tables, refs.pop() if blocks.c2p else None)
@@ -93,14 +93,16 @@ def _kernel(plan, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_r
             scoring.fill_c2p(blocks, sources)
 
     def attend(near):
-        place = scoring.Place(places_ref[0], ranges_ref[item, i, 0], ranges_ref[item, i, 1], j)
+        position = scoring.TilePositions(
+            positions_ref[0], ranges_ref[item, i, 0], ranges_ref[item, i, 1], j
+        )
         segments = query_segments_ref[0], key_segments_ref[0]
         masks, parts = [], []
         for tile in range(blocks.block // TILE):
-            found, rows = scoring.scores(plan, sources, place, near, tile)
-            seen = scoring.visible(blocks, *segments, place, tile)
-            parts.append([jnp.where(seen, score, tiles.UNSEEN) for score in found])
-            masks.append(scoring.kept(blocks, seeds_ref, item, head, place, tile))
+            scores, rows = scoring.scores(shape, sources, position, near, tile)
+            seen = scoring.visible(blocks, *segments, position, tile)
+            parts.append([jnp.where(seen, score, tiles.UNSEEN) for score in scores])
+            masks.append(scoring.kept(blocks, seeds_ref, item, head, position, tile))
         for e in range(blocks.heads):
             score = jnp.concatenate([of_heads[e] for of_heads in parts], axis=0)
             top = jnp.maximum(top_ref[e], jnp.max(score, axis=0, keepdims=True) + rows[e])

@@ -1,6 +1,6 @@
-"""Scores of a tile of queries at any places against a block of keys, as both passes need them.
+"""Scores of a tile of queries at any positions against a block of keys, as both passes need them.
 
-A query's place is told to a block of keys as its `spot`: how far it stands from the block, cut off
+A block of keys sees a query's position as its `spot`: how far it stands from the block, cut off
 where the relative tables end, counted from 0. Beyond, every distance shares the outermost row, so
 a query moved to the last spot reads what it should.
 """
@@ -21,7 +21,7 @@ _SUBLANES = 8
 _LOW = 0xFFFF
 
 
-class Plan(NamedTuple):
+class PositionedShape(NamedTuple):
     """The static shape of one call.
 
     Attributes:
@@ -54,7 +54,7 @@ class Refs(NamedTuple):
     c2p: Any
 
 
-class Place(NamedTuple):
+class TilePositions(NamedTuple):
     """Where a tile of queries stands: int32 [1, Q] each, first and last, and the key block met."""
 
     of_query: jax.Array
@@ -68,9 +68,9 @@ def present(tables):
     return [table for table in tables if table is not None]
 
 
-def table_specs(plan, tables):
+def table_specs(shape, tables):
     """Block specifications of `present(tables)` for grids whose first axis is the head."""
-    together = plan.blocks.heads
+    together = shape.blocks.heads
     specs = [
         None if t is None else pl.BlockSpec((together, *t.shape[1:]), lambda h, *_: (h, 0, 0))
         for t in tables[:3]
@@ -92,19 +92,19 @@ def spots(blocks):
     return blocks.block * (1 + 2 * blocks.near)
 
 
-def spot(blocks, place, j):
-    """Spot of the places (any shape) as key block `j` sees them."""
-    return jnp.clip(place - _start(blocks, j), 0, spots(blocks) - 1)
+def spot(blocks, position, j):
+    """Spot of the positions (any shape) as key block `j` sees them."""
+    return jnp.clip(position - _start(blocks, j), 0, spots(blocks) - 1)
 
 
 def _start(blocks, j):
     return (j - blocks.near) * blocks.block
 
 
-def clips(blocks, place):
+def clips(blocks, position):
     """Whether a query of the tile stands beyond the spots."""
-    start = _start(blocks, place.j)
-    return (place.first < start) | (place.last >= start + spots(blocks))
+    start = _start(blocks, position.j)
+    return (position.first < start) | (position.last >= start + spots(blocks))
 
 
 def in_order(blocks, visits_ref, ranges_ref, count):
@@ -128,7 +128,7 @@ def when_visited(blocks, visits_ref, ranges_ref, item, i, j, attend):
     pl.when(visited & jnp.logical_not(near))(lambda: attend(False))
 
 
-def each_span(blocks, place, step):
+def each_span(blocks, position, step):
     """`step(span)` for each span of spots, as many as a block has keys, with queries in it.
 
     A tile of keys sees a span through a window of one tile more: the last key of the tile from
@@ -138,28 +138,29 @@ def each_span(blocks, place, step):
         step(0)
         return
     begin, end = (
-        jax.lax.div(spot(blocks, edge, place.j), blocks.block) for edge in (place.first, place.last)
+        jax.lax.div(spot(blocks, edge, position.j), blocks.block)
+        for edge in (position.first, position.last)
     )
     jax.lax.fori_loop(begin, end + 1, lambda span, _: step(span), None)
 
 
-def visible(blocks, query_segments_1Q, key_segments_1K, place, tile):
+def visible(blocks, query_segments_1Q, key_segments_1K, position, tile):
     """bool [T, Q]: see `tiles.visible`."""
-    key_start = place.j * blocks.block + tile * TILE
+    key_start = position.j * blocks.block + tile * TILE
     segments = query_segments_1Q, key_segments_1K[:, tile * TILE : (tile + 1) * TILE]
-    return tiles.visible(blocks, *segments, _less_lane(place.of_query), key_start)
+    return tiles.visible(blocks, *segments, _less_lane(position.of_query), key_start)
 
 
-def kept(blocks, seeds_ref, item, head, place, tile):
-    """See `tiles.kept`: queries at one place drop the same, here and in any other pass."""
+def kept(blocks, seeds_ref, item, head, position, tile):
+    """See `tiles.kept`: queries at one position drop the same, here and in any other pass."""
     if not blocks.rate:
         return None
-    starts = _less_lane(place.of_query), place.j * blocks.block + tile * TILE
+    starts = _less_lane(position.of_query), position.j * blocks.block + tile * TILE
     return tiles.kept(blocks, seeds_ref, item, head * blocks.heads, *starts, TILE, TILE)
 
 
-def _less_lane(place_1Q):
-    return place_1Q - jax.lax.broadcasted_iota(jnp.int32, place_1Q.shape, 1)
+def _less_lane(position_1Q):
+    return position_1Q - jax.lax.broadcasted_iota(jnp.int32, position_1Q.shape, 1)
 
 
 def fill_c2p(blocks, refs):
@@ -173,53 +174,53 @@ def fill_c2p(blocks, refs):
         refs.c2p[columns] = tiles.fold(products, blocks)
 
 
-def scores(plan, refs, place, near, tile):
+def scores(shape, refs, position, near, tile):
     """([keys, queries], [1, queries]) of each head for a tile of keys; their sum is the scores."""
-    blocks, keys = plan.blocks, slice(tile * TILE, (tile + 1) * TILE)
+    blocks, keys = shape.blocks, slice(tile * TILE, (tile + 1) * TILE)
     if not near:
         of_content = refs.query, refs.key, refs.key_table, refs.query_table
-        offset = place.first - place.j * blocks.block
+        offset = position.first - position.j * blocks.block
         return square.far_scores(blocks, *of_content, offset, keys)
     key_TD = [refs.key[0, e, :, keys].T for e in range(blocks.heads)]
     bias = []
     if blocks.c2p:
-        bias.append(slide(_reach(blocks, refs.c2p, tile), _shift(blocks, place)))
+        bias.append(slide(_reach(blocks, refs.c2p, tile), _shift(blocks, position)))
     if blocks.p2c:
-        bias.append(_p2c(plan, key_TD, refs, place, tile))
-    found = []
+        bias.append(_p2c(shape, key_TD, refs, position, tile))
+    result = []
     for e in range(blocks.heads):
         score = tiles.product(key_TD[e], refs.query[0, e], (1, 0))
         for folded in bias:
             score += tiles.unfold(folded, e, blocks)
-        found.append(score)
-    return found, [0.0] * blocks.heads
+        result.append(score)
+    return result, [0.0] * blocks.heads
 
 
-def _p2c(plan, key_TD, refs, place, tile):
+def _p2c(shape, key_TD, refs, position, tile):
     """Qr_delta(i, j) . Kc_j of a tile of keys, folded [keys, queries].
 
     Each key's product with every row of the table that its tile can reach, and of those, by the
     gather that stays within a register's lanes, the row of each query.
     """
-    blocks = plan.blocks
-    row = _row(blocks, refs.row_of_column, place, tile)
+    blocks = shape.blocks
+    row = _row(blocks, refs.row_of_column, position, tile)
     lane, of_lane = row & (TILE - 1), row >> 7
-    found = jnp.zeros((TILE, TILE), jnp.int32 if blocks.heads == 2 else jnp.float32)
-    for part in range(*plan.row_tiles[tile]):
+    result = jnp.zeros((TILE, TILE), jnp.int32 if blocks.heads == 2 else jnp.float32)
+    for part in range(*shape.row_tiles[tile]):
         rows = slice(part * TILE, (part + 1) * TILE)
         products = [
             tiles.product(key_TD[e], refs.query_rows[e, :, rows], (1, 0))
             for e in range(blocks.heads)
         ]
         here = jnp.take_along_axis(tiles.fold(products, blocks), lane, axis=1)
-        found = jnp.where(of_lane == part, here, found)
-    return found
+        result = jnp.where(of_lane == part, here, result)
+    return result
 
 
-def _row(blocks, row_of_column_ref, place, tile):
+def _row(blocks, row_of_column_ref, position, tile):
     """int32 [keys, queries]: delta(i, j). See `rows_of_columns`."""
     half = _half(blocks)
-    words = slide(_reach(blocks, row_of_column_ref, tile % half), _shift(blocks, place))
+    words = slide(_reach(blocks, row_of_column_ref, tile % half), _shift(blocks, position))
     return words >> 16 if tile >= half else words & _LOW
 
 
@@ -244,9 +245,9 @@ def _reach(blocks, columns_ref, tile):
     return columns_ref[tile * TILE : (tile + 1) * TILE + spots(blocks)]
 
 
-def _shift(blocks, place):
+def _shift(blocks, position):
     """How far down its columns each query finds its first key's."""
-    return spots(blocks) - 1 - spot(blocks, place.of_query, place.j)
+    return spots(blocks) - 1 - spot(blocks, position.of_query, position.j)
 
 
 def table_window(blocks, tile, span):
@@ -279,8 +280,8 @@ def pick(words, index):
     parts = []
     for start in range(0, index.shape[1], TILE):
         of_part = index[:, start : start + TILE]
-        found = jnp.take_along_axis(words, of_part & (TILE - 1), axis=1)
-        parts.append(jnp.where(of_part >= 0, found, jnp.zeros_like(found)))
+        result = jnp.take_along_axis(words, of_part & (TILE - 1), axis=1)
+        parts.append(jnp.where(of_part >= 0, result, jnp.zeros_like(result)))
     return jnp.concatenate(parts, axis=1)
 
 

@@ -34,10 +34,10 @@ class InOrder:
         self._ref, self._sizes = ref, sizes
 
     def __getitem__(self, index):
-        place, *rest = index
+        position, *rest = index
         for size, step in zip(self._sizes, rest, strict=True):
-            place = place * size + step
-        return self._ref[place]
+            position = position * size + step
+        return self._ref[position]
 
 
 def product(left, right, contract):

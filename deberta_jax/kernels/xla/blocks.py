@@ -20,22 +20,22 @@ LARGE = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is known when a call is compiled.
+class Tiling:
+    """How a call is cut into blocks, and what else is known when it is compiled.
 
     Attributes:
         heads: heads computed at a time on a CPU; elsewhere, all.
         block: queries computed at a time.
-        places: places of the sequence that relative rows are read for at a time.
+        span: positions of the sequence that relative rows are read for at a time.
         tile: tokens that share a window of relative rows.
         scale: of the scores.
         dropout_rate: share of the probabilities dropped.
-        causal: whether a query sees no key after its place.
+        causal: whether a query sees no key after its position.
     """
 
     heads: int
     block: int
-    places: int
+    span: int
     tile: int
     scale: float
     dropout_rate: float
@@ -43,46 +43,46 @@ class Plan:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def attend(plan, operands, tokens, seeds):
+def attend(tiling, operands, tokens, seeds):
     """Attention, heads first: [H, B, Q, D] in the type of the values.
 
     Args:
-        plan: Q is a multiple of its block, K of its places and of its tile.
+        tiling: Q is a multiple of its block, K of its span and of its tile.
         operands: what has a gradient: query [H, B, Q, D], key and value [H, B, K, D], and rows, the
             relative rows by distance of the terms that are on ("c2p", "p2c": see `xla_scores`).
         tokens: query_segments [B, Q], key_segments [B, K], and positions [B, Q] of queries that do
             not stand in order.
         seeds: of the dropout, [H, 2, B]; or None.
     """
-    return _forward(plan, operands, tokens, seeds)[0]
+    return _forward(tiling, operands, tokens, seeds)[0]
 
 
-def _forward(plan, operands, tokens, seeds):
+def _forward(tiling, operands, tokens, seeds):
     def of_heads(heads):
         operands, seeds = heads
 
         def of_block(block):
-            return _block_forward(plan, operands, block, tokens["key_segments"], seeds)
+            return _block_forward(tiling, operands, block, tokens["key_segments"], seeds)
 
-        return _each_block(of_block, _blocks(plan, operands["query"], tokens))
+        return _each_block(of_block, _blocks(tiling, operands["query"], tokens))
 
-    out, log_sum = _by_heads(of_heads, plan.heads, (operands, seeds))
+    out, log_sum = _by_heads(of_heads, tiling.heads, (operands, seeds))
     return out, (operands, tokens, seeds, out, log_sum)
 
 
-def _backward(plan, residuals, gradient):
+def _backward(tiling, residuals, gradient):
     operands, tokens, seeds, out, log_sum = residuals
     delta = jnp.sum(gradient.astype(log_sum.dtype) * out, axis=-1, keepdims=True)
     saved = {"gradient": gradient, "delta": delta, "log_sum": log_sum}
 
     def of_heads(heads):
         operands, saved, seeds = heads
-        blocks = _blocks(plan, operands["query"], tokens)
-        blocks |= {name: _split(x, plan.block, axis=2) for name, x in saved.items()}
+        blocks = _blocks(tiling, operands["query"], tokens)
+        blocks |= {name: _split(x, tiling.block, axis=2) for name, x in saved.items()}
         shared = {name: operands[name] for name in ("key", "value", "rows")}
 
         def add(total, block):
-            part = _block_backward(plan, operands, block, tokens["key_segments"], seeds)
+            part = _block_backward(tiling, operands, block, tokens["key_segments"], seeds)
             query = part.pop("query")
             return jax.tree.map(lambda t, p: t + p.astype(t.dtype), total, part), query
 
@@ -91,17 +91,17 @@ def _backward(plan, residuals, gradient):
         total = jax.tree.map(lambda t, x: t.astype(x.dtype), total, shared)
         return {"query": _joined(query_NHBTD), **total}
 
-    return _by_heads(of_heads, plan.heads, (operands, saved, seeds)), None, None
+    return _by_heads(of_heads, tiling.heads, (operands, saved, seeds)), None, None
 
 
 attend.defvjp(_forward, _backward)
 
 
-def _block_forward(plan, operands, block, key_segments_BK, seeds):
+def _block_forward(tiling, operands, block, key_segments_BK, seeds):
     """(result, log of the sum of exponentials) of a block of queries."""
     value = operands["value"]
     scores = _scores(
-        plan, block["query"], operands["key"], operands["rows"], block, key_segments_BK
+        tiling, block["query"], operands["key"], operands["rows"], block, key_segments_BK
     )
     top = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), -1e30)
     weights = jnp.exp(scores - top)
@@ -109,23 +109,23 @@ def _block_forward(plan, operands, block, key_segments_BK, seeds):
     sees = total > 0
     total = jnp.where(sees, total, 1)
     log_sum = jnp.where(sees, top + jnp.log(total), 0)
-    weights = _dropped(plan, weights, block, seeds).astype(value.dtype)
+    weights = _dropped(tiling, weights, block, seeds).astype(value.dtype)
     out = _product("HBTK,HBKD->HBTD", weights, value)
     return (out / total).astype(value.dtype), log_sum
 
 
-def _block_backward(plan, operands, block, key_segments_BK, seeds):
+def _block_backward(tiling, operands, block, key_segments_BK, seeds):
     """The gradients of a block's queries, and its part of those of keys, values and rows."""
 
     def scores_of(query, key, rows):
-        return _scores(plan, query, key, rows, block, key_segments_BK)
+        return _scores(tiling, query, key, rows, block, key_segments_BK)
 
     scores, pull = jax.vjp(scores_of, block["query"], operands["key"], operands["rows"])
     value, gradient = operands["value"], block["gradient"]
     weights = jnp.exp(scores - block["log_sum"])
-    dropped = _dropped(plan, weights, block, seeds).astype(value.dtype)
+    dropped = _dropped(tiling, weights, block, seeds).astype(value.dtype)
     dvalue = _product("HBTD,HBTK->HBDK", gradient, dropped).swapaxes(-1, -2)
-    dweights = _dropped(plan, _product("HBTD,HBKD->HBTK", gradient, value), block, seeds)
+    dweights = _dropped(tiling, _product("HBTD,HBKD->HBTK", gradient, value), block, seeds)
     query, key, rows = pull(_dscores(weights, dweights, block["delta"]))
     return {"query": query, "key": key, "value": dvalue, "rows": rows}
 
@@ -138,38 +138,38 @@ def _dscores(weights, dweights, delta):
     return xla_scores.once(lambda w, dw, d: w * (dw - d), *parts).reshape(weights.shape)
 
 
-def _scores(plan, query_HBTD, key_HBKD, rows, block, key_segments_BK):
+def _scores(tiling, query_HBTD, key_HBKD, rows, block, key_segments_BK):
     """Scaled scores [H, B, T, K]; -inf where a query does not see a key."""
-    scale = np.asarray(plan.scale, query_HBTD.dtype)
+    scale = np.asarray(tiling.scale, query_HBTD.dtype)
     keys, positions_BT = key_HBKD.shape[2], block.get("positions")
     query_HBTD = query_HBTD * scale
     scores = xla_scores.dot(query_HBTD, key_HBKD)
     if "c2p" in rows:
         if positions_BT is None:
-            scores += xla_scores.c2p(query_HBTD, rows["c2p"], block["start"], keys, plan.tile)
+            scores += xla_scores.c2p(query_HBTD, rows["c2p"], block["start"], keys, tiling.tile)
         else:
             scores += xla_scores.c2p_anywhere(query_HBTD, rows["c2p"], positions_BT)
     if "p2c" in rows:
-        scaled, places, tile = rows["p2c"] * scale, plan.places, plan.tile
+        scaled, span, tile = rows["p2c"] * scale, tiling.span, tiling.tile
         if positions_BT is None:
-            scores += xla_scores.p2c(key_HBKD, scaled, block["start"], places, tile)
+            scores += xla_scores.p2c(key_HBKD, scaled, block["start"], span, tile)
         else:
-            scores += xla_scores.p2c_anywhere(key_HBKD, scaled, positions_BT, places, tile)
+            scores += xla_scores.p2c_anywhere(key_HBKD, scaled, positions_BT, span, tile)
 
     segments_BT1, segments_B1K = block["query_segments"][..., None], key_segments_BK[:, None]
     visible_BTK = (segments_BT1 == segments_B1K) & (segments_B1K > 0)
-    if plan.causal:
+    if tiling.causal:
         if positions_BT is None:
-            positions_BT = block["start"] + jnp.arange(plan.block)[None]
+            positions_BT = block["start"] + jnp.arange(tiling.block)[None]
         visible_BTK &= positions_BT[..., None] >= jnp.arange(keys)
     return jnp.where(visible_BTK, scores, -jnp.inf)
 
 
-def _dropped(plan, weights, block, seeds):
-    if plan.dropout_rate == 0:
+def _dropped(tiling, weights, block, seeds):
+    if tiling.dropout_rate == 0:
         return weights
-    keep = xla_dropout.keep(seeds, plan.dropout_rate, block["start"], *weights.shape[2:])
-    return jnp.where(keep, weights / (1 - plan.dropout_rate), 0)
+    keep = xla_dropout.keep(seeds, tiling.dropout_rate, block["start"], *weights.shape[2:])
+    return jnp.where(keep, weights / (1 - tiling.dropout_rate), 0)
 
 
 def _by_heads(function, group, per_head):
@@ -186,15 +186,15 @@ def _by_heads(function, group, per_head):
     return jax.lax.platform_dependent(per_head, cpu=one_after_another, default=function)
 
 
-def _blocks(plan, query_HBQD, tokens):
+def _blocks(tiling, query_HBQD, tokens):
     """What differs between blocks of queries, stacked: [N, ...]."""
     blocks = {
-        "query": _split(query_HBQD, plan.block, axis=2),
-        "start": jnp.arange(0, query_HBQD.shape[2], plan.block),
+        "query": _split(query_HBQD, tiling.block, axis=2),
+        "start": jnp.arange(0, query_HBQD.shape[2], tiling.block),
     }
     for name in ("query_segments", "positions"):
         if name in tokens:
-            blocks[name] = _split(tokens[name], plan.block, axis=1)
+            blocks[name] = _split(tokens[name], tiling.block, axis=1)
     return blocks
 
 

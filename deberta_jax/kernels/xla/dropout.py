@@ -13,8 +13,8 @@ import numpy as np
 def seeds(rng, heads: int, batch: int, first=(0, 0)):
     """uint32 [H, 2, B]: what sets the bits of one head of one item apart from all others.
 
-    A hash of the head and the item, so that a part of a batch, whose `first` item and head of the
-    whole are told, has the bits that it has in the whole.
+    A hash of the head and the item, so that a part of a batch, which knows its `first` item and head
+    of the whole, has the bits that it has in the whole.
     """
     words_211 = jax.random.bits(rng, (2, 1, 1), jnp.uint32)
     item_B, head_H = (
@@ -28,9 +28,9 @@ def keep(seeds_H2B, rate: float, first_query, queries: int, keys: int):
     """bool [H, B, queries, keys]: True with probability 1 - `rate` (to within 2^-32)."""
     query = jnp.asarray(first_query, jnp.uint32) + jnp.arange(queries, dtype=jnp.uint32)
     # A stride that is the same for every length: padding of the keys changes no bit.
-    place_QK = query[:, None] * np.uint32(2**16) + jnp.arange(keys, dtype=jnp.uint32)
+    index_QK = query[:, None] * np.uint32(2**16) + jnp.arange(keys, dtype=jnp.uint32)
     first, second = seeds_H2B.swapaxes(0, 1)[..., None, None]
-    bits_HBQK = mix(mix(place_QK ^ first) + second)
+    bits_HBQK = mix(mix(index_QK ^ first) + second)
     return bits_HBQK >= np.uint32(round(rate * 2**32))
 
 

@@ -29,7 +29,7 @@ def c2p(query_HBTD, rows_HWD, start, keys: int, tile: int):
     Args:
         query_HBTD: a block of queries.
         rows_HWD: relative keys by distance.
-        start: place of the first query.
+        start: position of the first query.
         keys: number of keys.
         tile: queries that share a window of rows; it divides T.
     """
@@ -44,7 +44,7 @@ def c2p(query_HBTD, rows_HWD, start, keys: int, tile: int):
 
 
 def p2c(key_HBKD, rows_HWD, start, block: int, tile: int):
-    """Qr_delta(i, j) . Kc_j of the `block` places from `start` on: [H, B, block, K].
+    """Qr_delta(i, j) . Kc_j of the `block` positions from `start` on: [H, B, block, K].
 
     `rows_HWD` are relative queries by distance; the others are as for `c2p`, of keys.
     """
@@ -61,7 +61,7 @@ def p2c(key_HBKD, rows_HWD, start, block: int, tile: int):
 
 
 def c2p_anywhere(query_HBQD, rows_HWD, positions_BQ):
-    """`c2p` of queries at arbitrary places, where every key is near: [H, B, Q, N]."""
+    """`c2p` of queries at arbitrary positions, where every key is near: [H, B, Q, N]."""
     heads, batch, queries, size = query_HBQD.shape
     keys = (rows_HWD.shape[1] + 1) // 2
     flat_HQD = query_HBQD.reshape(heads, batch * queries, size)
@@ -71,12 +71,12 @@ def c2p_anywhere(query_HBQD, rows_HWD, positions_BQ):
 
 
 def p2c_anywhere(key_HBKD, rows_HWD, positions_BQ, block: int, tile: int):
-    """`p2c` of queries at arbitrary places: [H, B, Q, K], from the p2c of each block of places."""
+    """`p2c` of queries at arbitrary positions: [H, B, Q, K], from the p2c of each block of positions."""
 
     @jax.checkpoint
     def from_block(start):
-        places = start + jnp.arange(block)
-        one_hot_BQT = (positions_BQ[..., None] == places).astype(key_HBKD.dtype)
+        block_positions = start + jnp.arange(block)
+        one_hot_BQT = (positions_BQ[..., None] == block_positions).astype(key_HBKD.dtype)
         scores_HBTK = p2c(key_HBKD, rows_HWD, start, block, tile).astype(key_HBKD.dtype)
         exact = jax.lax.Precision.HIGHEST
         return jnp.einsum("BQT,HBTK->HBQK", one_hot_BQT, scores_HBTK, precision=exact)
@@ -127,7 +127,7 @@ def skew(table, length):
 def _skew_backward(length, _, gradient):
     """The same reshapes the other way; the zeros before a row's gradient end the row above it."""
     *lead, rows, _ = gradient.shape
-    # A pad fused into the slice would divide for the place of every number.
+    # A pad fused into the slice would divide to find the index of every number.
     padding = ((0, 0), (0, 1), (rows - 1, 0))
     tiles = gradient.reshape(-1, rows, length)
     padded = once(lambda part: jnp.pad(part, padding), tiles)

@@ -3,14 +3,17 @@
 Short sequences are computed at once, longer ones by blocks of queries, so that memory is linear in
 the length on every path.
 """
+# ruff: noqa: F722
 
 import math
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from deberta_jax.kernels.protocol import AttentionCall, Implementation
 from deberta_jax.kernels.xla import dropout as xla_dropout
-from deberta_jax.kernels.xla.blocks import Plan, attend
+from deberta_jax.kernels.xla.blocks import Tiling, attend
 from deberta_jax.kernels.xla.rows import expand
 from deberta_jax.kernels.xla.scores import reach
 
@@ -23,65 +26,50 @@ SHORT_TILE, LONG_TILE = 64, 128
 SCORES, CACHED = 2**20, 2**18
 
 
-def attention(
-    query_BQHD,
-    key_BKHD,
-    value_BKHD,
-    relative,
-    query_segments_BQ,
-    key_segments_BK,
-    query_positions_BQ=None,
-    dropout_rate=0.0,
-    dropout_rng=None,
-    causal=False,
-    first=(0, 0),
-):
-    """See `kernels.disentangled_attention` for the arguments not named here.
-
-    Args:
-        first: item and head of the whole batch that this call's first ones are: dropout depends on
-            them.
-    """
-    batch, queries, heads, size = query_BQHD.shape
-    keys = key_BKHD.shape[1]
-    tables = {}
-    if relative is not None:
-        tables = {"c2p": relative.key_RHD, "p2c": relative.query_RHD}
-        tables = {term: table for term, table in tables.items() if table is not None}
+def attention(call: AttentionCall) -> Float[Array, "B Q H D"]:
+    """[B, Q, H, D] of any call; biases must have been added."""
+    batch, queries, heads, size = call.query_BQHD.shape
+    keys, positions_BQ = call.key_BKHD.shape[1], call.query_positions_BQ
+    tables = dict(zip(("c2p", "p2c"), call.tables, strict=True))
+    tables = {term: table for term, table in tables.items() if table is not None}
 
     tile = min(keys, SHORT_TILE if keys < WHOLE else LONG_TILE)
     keys = _ceil(keys, tile if keys <= WHOLE else BLOCK)
-    places = keys if keys <= WHOLE else BLOCK
-    block = places if query_positions_BQ is None else min(queries, BLOCK)
+    span = keys if keys <= WHOLE else BLOCK
+    block = span if positions_BQ is None else min(queries, BLOCK)
     padded_queries = _ceil(queries, block)
-    plan = Plan(
+    tiling = Tiling(
         heads=_heads_at_once(heads, batch * block * keys),
         block=block,
-        places=places,
+        span=span,
         tile=tile,
         scale=1 / math.sqrt((1 + len(tables)) * size),
-        dropout_rate=dropout_rate,
-        causal=causal,
+        dropout_rate=call.dropout_rate,
+        causal=call.causal,
     )
     rows = {}
     for term, table_RHD in tables.items():
-        near = min(keys, _ceil(places + 2 * reach(relative.distance_rows), tile))
-        anywhere = term == "c2p" and query_positions_BQ is not None
-        rows[term] = _by_distance(table_RHD, relative.distance_rows, keys if anywhere else near)
+        near = min(keys, _ceil(span + 2 * reach(call.relative.distance_rows), tile))
+        anywhere = term == "c2p" and positions_BQ is not None
+        rows[term] = _by_distance(
+            table_RHD, call.relative.distance_rows, keys if anywhere else near
+        )
     operands = {
-        "query": _heads_first(query_BQHD, padded_queries),
-        "key": _heads_first(key_BKHD, keys),
-        "value": _heads_first(value_BKHD, keys),
+        "query": _heads_first(call.query_BQHD, padded_queries),
+        "key": _heads_first(call.key_BKHD, keys),
+        "value": _heads_first(call.value_BKHD, keys),
         "rows": rows,
     }
-    places_and_segments = {
-        "query_segments": _padded(query_segments_BQ, padded_queries, axis=1),
-        "key_segments": _padded(key_segments_BK, keys, axis=1),
+    tokens = {
+        "query_segments": _padded(call.query_segments_BQ, padded_queries, axis=1),
+        "key_segments": _padded(call.key_segments_BK, keys, axis=1),
     }
-    if query_positions_BQ is not None:
-        places_and_segments["positions"] = _padded(query_positions_BQ, padded_queries, axis=1)
-    seeds = xla_dropout.seeds(dropout_rng, heads, batch, first) if dropout_rate > 0 else None
-    out_HBQD = attend(plan, operands, places_and_segments, seeds)
+    if positions_BQ is not None:
+        tokens["positions"] = _padded(positions_BQ, padded_queries, axis=1)
+    seeds = None
+    if call.dropout_rate > 0:
+        seeds = xla_dropout.seeds(call.dropout_rng, heads, batch, call.first)
+    out_HBQD = attend(tiling, operands, tokens, seeds)
     return out_HBQD[:, :, :queries].transpose(1, 2, 0, 3)
 
 
@@ -116,3 +104,11 @@ def _padded(x, length, axis):
 
 def _ceil(length, unit):
     return -(-length // unit) * unit
+
+
+IMPLEMENTATION = Implementation(
+    "xla",
+    attention,
+    supports=lambda call: None,
+    fuses=frozenset({"dropout", "positions"}),
+)

@@ -1,4 +1,5 @@
 """Fused disentangled attention for CPUs: the function around the two compiled passes."""
+# ruff: noqa: F722
 
 import functools
 import math
@@ -8,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
 
 from deberta_jax.kernels.cpu import build
+from deberta_jax.kernels.protocol import AttentionCall, Implementation
 from deberta_jax.kernels.xla import dropout as xla_dropout
 from deberta_jax.kernels.xla.scores import reach
 
@@ -31,58 +34,39 @@ class _Settings(NamedTuple):
         }
 
 
-def attention(
-    query_BLHD,
-    key_BLHD,
-    value_BLHD,
-    relative,
-    query_segments_BL,
-    key_segments_BL,
-    dropout_rate=0.0,
-    dropout_rng=None,
-    causal=False,
-    first=(0, 0),
-):
-    """See `kernels.disentangled_attention` for the arguments not named here.
-
-    Args:
-        first: item and head of the whole batch that this call's first ones are: dropout depends on
-            them.
-    """
-    batch, length, heads, size = query_BLHD.shape
-    none = jnp.zeros((0, heads, size), query_BLHD.dtype)
-    c2p = p2c = None
+def attention(call: AttentionCall) -> Float[Array, "B Q H D"]:
+    """[B, L, H, D] of float32 queries in order."""
+    batch, length, heads, size = call.query_BQHD.shape
+    none = jnp.zeros((0, heads, size), call.query_BQHD.dtype)
     distance_rows = np.zeros(2 * length - 1, np.int32)
-    if relative is not None:
-        c2p, p2c = relative.key_RHD, relative.query_RHD
-        distance_rows = np.asarray(relative.distance_rows, np.int32)
-    terms = (c2p is not None) + (p2c is not None)
-    settings = _Settings(
-        1 / math.sqrt((1 + terms) * size), float(dropout_rate), reach(distance_rows), causal
-    )
-    tables = tuple(none if table is None else table for table in (c2p, p2c))
+    if call.relative is not None:
+        distance_rows = np.asarray(call.relative.distance_rows, np.int32)
+    terms = sum(table is not None for table in call.tables)
+    rate = float(call.dropout_rate)
+    scale = 1 / math.sqrt((1 + terms) * size)
+    settings = _Settings(scale, rate, reach(distance_rows), call.causal)
+    tables = tuple(none if table is None else table for table in call.tables)
     seeds = jnp.zeros((heads, 2, 0), jnp.uint32)
-    if dropout_rate > 0:
-        seeds = xla_dropout.seeds(dropout_rng, heads, batch, first)
-    segments = [x.astype(jnp.int32) for x in (query_segments_BL, key_segments_BL)]
-    operands = query_BLHD, key_BLHD, value_BLHD, *tables
+    if rate > 0:
+        seeds = xla_dropout.seeds(call.dropout_rng, heads, batch, call.first)
+    segments = [x.astype(jnp.int32) for x in call.segments]
+    operands = *call.content, *tables
     return _attention(settings, operands, (jnp.asarray(distance_rows), *segments, seeds))
 
 
-def check(query, key, value, relative=None, query_positions=None):
-    """Raises ValueError or NotImplementedError for what the kernels do not take."""
-    if query_positions is not None:
-        raise NotImplementedError("queries at places of their own")
-    if not query.shape == key.shape == value.shape:
-        raise ValueError(
-            f"queries {query.shape}, keys {key.shape} and values {value.shape} must be of one shape"
-        )
-    tables = [] if relative is None else [relative.key_RHD, relative.query_RHD]
-    operands = [query, key, value, *(table for table in tables if table is not None)]
+def supports(call: AttentionCall) -> str | None:
+    """None, or why the kernels do not support the call."""
+    if call.query_positions_BQ is not None:
+        return "queries at positions of their own"
+    query, key, value = (x.shape for x in call.content)
+    if not query == key == value:
+        return f"queries {query}, keys {key} and values {value} must be of one shape"
+    operands = [x for x in (*call.content, *call.tables) if x is not None]
     if types := {str(x.dtype) for x in operands} - {"float32"}:
-        raise ValueError(f"the CPU kernel takes float32, not {', '.join(sorted(types))}")
+        return f"the CPU kernel takes float32, not {', '.join(sorted(types))}"
     if problem := build.problem():
-        raise NotImplementedError(f"the CPU kernel could not be built: {problem}")
+        return f"the CPU kernel could not be built: {problem}"
+    return None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -110,3 +94,7 @@ def _backward(settings, residuals, gradient):
 
 
 _attention.defvjp(_forward, _backward)
+
+IMPLEMENTATION = Implementation(
+    "cpu", attention, supports, fuses=frozenset({"dropout"}), qkv_layout="BL3HD"
+)

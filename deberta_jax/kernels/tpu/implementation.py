@@ -1,4 +1,5 @@
 """Fused disentangled attention for TPU: the function around the two kernels."""
+# ruff: noqa: F722
 
 import functools
 
@@ -6,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
 
 from deberta_jax.kernels import device
+from deberta_jax.kernels.protocol import AttentionCall, Implementation
 from deberta_jax.kernels.tpu.backward import backward
 from deberta_jax.kernels.tpu.blocks import choose, fits
 from deberta_jax.kernels.tpu.forward import forward
@@ -15,68 +18,46 @@ from deberta_jax.kernels.tpu.operands import pad, seeds, tables
 from deberta_jax.kernels.tpu.positioned import positioned_attention
 
 
-def attention(
-    query_BLHD,
-    key_BLHD,
-    value_BLHD,
-    relative,
-    query_segments_BL,
-    key_segments_BL,
-    query_positions_BQ=None,
-    dropout_rate=0.0,
-    dropout_rng=None,
-    causal=False,
-    biases_3HD=None,
-    first=(0, 0),
-    interpret=False,
-):
-    """See `kernels.disentangled_attention` for the arguments not named here.
+def attention(call: AttentionCall, interpret: bool = False) -> Float[Array, "B Q H D"]:
+    """[B, Q, H, D]; biases of queries in order are added here, so that their gradients cost nothing.
 
     Args:
-        biases_3HD: added to queries, keys and values, so that their gradients cost nothing; for
-            queries in order only.
-        first: item and head of the whole batch that this call's first ones are: dropout depends on
-            them.
+        call: see `supports`.
         interpret: whether to run interpreted, without a TPU.
     """
-    if query_positions_BQ is not None:
-        segments = query_segments_BL, key_segments_BL
-        settings = dropout_rate, dropout_rng, causal, first, interpret
-        content = query_BLHD, key_BLHD, value_BLHD
-        return positioned_attention(*content, relative, *segments, query_positions_BQ, *settings)
-    length, heads, size = query_BLHD.shape[1:]
-    rate, dtype = float(dropout_rate), query_BLHD.dtype
-    blocks = choose(length, heads, size, relative, causal, rate, dtype, interpret)
-    content_3BLHD = jnp.stack([query_BLHD, key_BLHD, value_BLHD])
+    if call.query_positions_BQ is not None:
+        return positioned_attention(call, interpret)
+    length, heads, size = call.query_BQHD.shape[1:]
+    rate, dtype = float(call.dropout_rate), call.query_BQHD.dtype
+    blocks = choose(length, heads, size, call.relative, call.causal, rate, dtype, interpret)
+    content_3BLHD = jnp.stack(call.content)
     content = pad(jnp.transpose(content_3BLHD, (0, 1, 3, 4, 2)), blocks.length)
-    segments = [
-        pad(x.astype(jnp.int32), blocks.length) for x in (query_segments_BL, key_segments_BL)
-    ]
-    words = seeds(dropout_rng if rate else None, first)
-    rows = tables(relative, blocks, dtype)
-    output = _attention(blocks, content, biases_3HD, rows, *segments, words)
+    segments = [pad(x.astype(jnp.int32), blocks.length) for x in call.segments]
+    words = seeds(call.dropout_rng if rate else None, call.first)
+    rows = tables(call.relative, blocks, dtype)
+    output = _attention(blocks, content, call.biases_3HD, rows, *segments, words)
     return jnp.transpose(output, (0, 3, 1, 2))[:, :length]
 
 
-def check(query, key, value, relative=None, query_positions=None):
-    """Raises ValueError or NotImplementedError for what the kernels do not take."""
-    if query_positions is not None and not device.turns_by_row():
-        raise NotImplementedError(f"queries at places of their own on a {device.kind()}")
-    _, length, _, size = key.shape
-    if not fits(choose(length, 1, size, relative, False, 0.0, key.dtype, False), size, key.dtype):
-        raise NotImplementedError(f"{length} {key.dtype} tokens on a {device.kind()}")
-    if not key.shape == value.shape or (query_positions is None and query.shape != key.shape):
-        raise ValueError(
-            f"queries {query.shape}, keys {key.shape} and values {value.shape} must be of one shape"
-        )
-    types = {str(x.dtype) for x in (query, key, value)}
+def supports(call: AttentionCall) -> str | None:
+    """None, or why the kernels do not support the call on this chip."""
+    query, key, value = (x.shape for x in call.content)
+    dtype, in_order = call.key_BKHD.dtype, call.query_positions_BQ is None
+    if not in_order and not device.turns_by_row():
+        return f"queries at positions of their own on a {device.kind()}"
+    _, length, _, size = key
+    if not fits(choose(length, 1, size, call.relative, False, 0.0, dtype, False), size, dtype):
+        return f"{length} {dtype} tokens on a {device.kind()}"
+    if not key == value or (in_order and query != key):
+        return f"queries {query}, keys {key} and values {value} must be of one shape"
+    types = {str(x.dtype) for x in call.content}
     if len(types) > 1 or not types <= {"float32", "bfloat16"}:
-        raise ValueError(
-            "queries, keys and values must be float32 or bfloat16, all three, not "
-            + ", ".join(sorted(types))
+        return "queries, keys and values must be float32 or bfloat16, all three, not " + ", ".join(
+            sorted(types)
         )
-    if query.shape[-1] % 16:
-        raise ValueError(f"the head size must be a multiple of 16, not {query.shape[-1]}")
+    if query[-1] % 16:
+        return f"the head size must be a multiple of 16, not {query[-1]}"
+    return None
 
 
 def _visits(blocks, query_segments_BL, key_segments_BL):
@@ -134,3 +115,7 @@ def _backward(blocks, residuals, gradient):
 
 
 _attention.defvjp(_forward, _backward)
+
+IMPLEMENTATION = Implementation(
+    "tpu", attention, supports, fuses=frozenset({"dropout", "biases", "positions"})
+)

@@ -1,4 +1,5 @@
-"""Fused disentangled attention for GPUs, in Pallas (Triton): see `gpu_tiles` for how it works."""
+"""Fused disentangled attention for GPUs, in Pallas (Triton): see `tiles` for how it works."""
+# ruff: noqa: F722
 
 import functools
 
@@ -6,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
 
 from deberta_jax.kernels.gpu.backward import backward
 from deberta_jax.kernels.gpu.forward import forward
 from deberta_jax.kernels.gpu.tiles import ALIGNMENT, Band, Setup, Tile
+from deberta_jax.kernels.protocol import AttentionCall, Implementation
 
 HEAD_SIZES = (32, 64, 128)
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -33,59 +36,24 @@ _BACKWARD_TILES = {
 }
 
 
-def attention(
-    query_BQHD,
-    key_BKHD,
-    value_BKHD,
-    relative,
-    query_segments_BQ,
-    key_segments_BK,
-    query_positions_BQ=None,
-    dropout_rate=0.0,
-    dropout_rng=None,
-    causal=False,
-    first=(0, 0),
-    interpret=False,
-):
+def attention(call: AttentionCall, interpret: bool = False) -> Float[Array, "B Q H D"]:
     """Fused attention, differentiable, with memory linear in length.
 
-    See `kernels.disentangled_attention` for the arguments. Values and gradients repeat bit for bit,
-    except that a key's p2c gradient may round differently where three or more queries that see it
-    stand at one place. Products of float32 follow `jax.default_matmul_precision`.
+    Values and gradients repeat bit for bit, except that a key's p2c gradient may round differently
+    where three or more queries that see it stand at one position. Products of float32 follow
+    `jax.default_matmul_precision`. The relative tables are cast to the type of the queries.
 
     Args:
-        query_BQHD: float32, bfloat16 or float16, as keys and values; head size 32, 64 or 128.
-        key_BKHD: likewise.
-        value_BKHD: likewise.
-        relative: cast to that type.
-        query_segments_BQ: int32.
-        key_segments_BK: int32.
-        query_positions_BQ: int32 in [0, K).
-        dropout_rate: in [0, 1).
-        dropout_rng: its bits seed a hash of item, head, query and key.
-        causal: whether a query sees no key after its own place.
-        first: which item and head of a larger batch come first here, for the hash.
+        call: of one type, float32, bfloat16 or float16; head size 32, 64 or 128.
         interpret: whether Pallas interprets the kernels, on any machine, slowly.
 
-    Returns:
-        [B, Q, H, D] in the type of `value_BKHD`.
-
     Raises:
-        NotImplementedError: a head size or a type that the kernels do not support.
-        ValueError: shapes or a dropout that contradict each other.
+        UnsupportedCall: shapes or types that the kernels do not support.
     """
-    check(query_BQHD, key_BKHD, value_BKHD, relative, query_positions_BQ)
-    if not 0 <= dropout_rate < 1 or (dropout_rate and dropout_rng is None):
-        raise ValueError(f"dropout {dropout_rate} must be in [0, 1), and above 0 it needs a key")
-    dtype = query_BQHD.dtype
-    operands = {"query": query_BQHD, "key": key_BKHD, "value": value_BKHD}
-    constants = {"query_segments": query_segments_BQ, "key_segments": key_segments_BK}
-    if query_positions_BQ is not None:
-        constants["query_positions"] = query_positions_BQ
-    constants = {name: jnp.asarray(x, jnp.int32) for name, x in constants.items()}
-    if dropout_rate:
-        seeds = jax.random.bits(dropout_rng, (2,), jnp.uint32)
-        constants["seeds"] = jnp.concatenate([seeds, jnp.array(first, jnp.uint32)])
+    IMPLEMENTATION.require(call)
+    dtype, relative = call.query_BQHD.dtype, call.relative
+    operands = dict(zip(("query", "key", "value"), call.content, strict=True))
+    constants = _constants(call)
     band, terms = None, 1
     if relative is not None and (relative.key_RHD is not None or relative.query_RHD is not None):
         band, used = _band(np.asarray(relative.distance_rows))
@@ -95,13 +63,13 @@ def attention(
                 terms += 1
         if not band.is_identity:
             constants["slot_rows"] = jnp.asarray(band.rows)
-    size = query_BQHD.shape[-1]
+    size = call.query_BQHD.shape[-1]
     setup = Setup(
         scale=float((terms * size) ** -0.5),
         band=band,
-        causal=causal,
-        in_order=query_positions_BQ is None,
-        dropout_rate=dropout_rate,
+        causal=call.causal,
+        in_order=call.query_positions_BQ is None,
+        dropout_rate=call.dropout_rate,
         forward=_FORWARD_TILES[dtype.itemsize, size],
         backward=_BACKWARD_TILES[dtype.itemsize, size],
         interpret=interpret,
@@ -109,26 +77,38 @@ def attention(
     return _attend(setup, operands, constants)
 
 
-def check(query_BQHD, key_BKHD, value_BKHD, relative, query_positions_BQ):
-    """Raises what `attention` raises where it does not take such shapes or types."""
-    shapes = [x.shape for x in (query_BQHD, key_BKHD, value_BKHD)]
-    dtypes = [x.dtype for x in (query_BQHD, key_BKHD, value_BKHD)]
+def supports(call: AttentionCall) -> str | None:
+    """None, or why the kernels do not support the call."""
+    shapes = [x.shape for x in call.content]
+    dtypes = [x.dtype for x in call.content]
     if any(len(shape) != 4 for shape in shapes) or shapes[1] != shapes[2]:
-        raise ValueError(f"queries, keys and values are [B, L, H, D], not {shapes}")
+        return f"queries, keys and values are [B, L, H, D], not {shapes}"
     (items, queries, *heads), (key_items, keys, *key_heads) = shapes[:2]
     if (items, heads) != (key_items, key_heads):
-        raise ValueError(f"queries {shapes[0]} and keys {shapes[1]} differ in more than length")
+        return f"queries {shapes[0]} and keys {shapes[1]} differ in more than length"
     if heads[1] not in HEAD_SIZES:
-        raise NotImplementedError(f"head size {heads[1]}; the GPU kernels support {HEAD_SIZES}")
+        return f"head size {heads[1]}; the GPU kernels support {HEAD_SIZES}"
     if len(set(dtypes)) > 1 or dtypes[0] not in DTYPES:
         names, supported = (", ".join(str(jnp.dtype(x)) for x in xs) for xs in (dtypes, DTYPES))
-        raise NotImplementedError(f"types {names}; the GPU kernels support one of {supported}")
-    if query_positions_BQ is None and queries != keys:
-        raise ValueError(f"{queries} queries at {keys} keys need query positions")
-    if relative is not None and len(relative.distance_rows) != 2 * keys - 1:
-        raise ValueError(
-            f"{keys} keys need {2 * keys - 1} rows of distances, not {len(relative.distance_rows)}"
-        )
+        return f"types {names}; the GPU kernels support one of {supported}"
+    if call.query_positions_BQ is None and queries != keys:
+        return f"{queries} queries at {keys} keys need query positions"
+    if call.relative is not None and len(call.relative.distance_rows) != 2 * keys - 1:
+        rows = len(call.relative.distance_rows)
+        return f"{keys} keys need {2 * keys - 1} rows of distances, not {rows}"
+    return None
+
+
+def _constants(call):
+    """What has no gradient: segments, positions and the seeds of dropout."""
+    constants = {"query_segments": call.query_segments_BQ, "key_segments": call.key_segments_BK}
+    if call.query_positions_BQ is not None:
+        constants["query_positions"] = call.query_positions_BQ
+    constants = {name: jnp.asarray(x, jnp.int32) for name, x in constants.items()}
+    if call.dropout_rate:
+        seeds = jax.random.bits(call.dropout_rng, (2,), jnp.uint32)
+        constants["seeds"] = jnp.concatenate([seeds, jnp.array(call.first, jnp.uint32)])
+    return constants
 
 
 def _band(distance_rows):
@@ -211,15 +191,15 @@ def _product(formula, a, b, precision=None):
 def _bounds(setup, tile, constants, rows_are_queries):
     """Which blocks of columns each block of rows walks over: int32 [B, blocks, 4], see `sweep`."""
     sides = ("query", "key") if rows_are_queries else ("key", "query")
-    (row_segments, row_places), (column_segments, column_places) = (
+    (row_segments, row_positions), (column_segments, column_positions) = (
         (_segment_range(constants, side, size), _place_range(constants, side, size))
         for side, size in zip(sides, tile[:2], strict=True)
     )
     meet = (row_segments[0][:, :, None] <= column_segments[1][:, None]) & (
         row_segments[1][:, :, None] >= column_segments[0][:, None]
     )
-    least = row_places[0][:, :, None] - column_places[1][:, None]  # place of a row - of a column
-    greatest = row_places[1][:, :, None] - column_places[0][:, None]
+    least = row_positions[0][:, :, None] - column_positions[1][:, None]  # of a row - of a column
+    greatest = row_positions[1][:, :, None] - column_positions[0][:, None]
     if setup.causal:
         meet &= (greatest if rows_are_queries else -least) >= 0
     some, count = jnp.any(meet, axis=2), meet.shape[2]
@@ -243,14 +223,19 @@ def _segment_range(constants, side, size):
 
 
 def _place_range(constants, side, size):
-    """The least and the greatest place of each block, [B, blocks] or [1, blocks]."""
-    places = jnp.arange(constants[f"{side}_segments"].shape[1], dtype=jnp.int32)[None]
+    """The least and the greatest position of each block, [B, blocks] or [1, blocks]."""
+    positions = jnp.arange(constants[f"{side}_segments"].shape[1], dtype=jnp.int32)[None]
     if side == "query":
-        places = constants.get("query_positions", places)
-    blocks = _blocks(places, size, mode="edge")
+        positions = constants.get("query_positions", positions)
+    blocks = _blocks(positions, size, mode="edge")
     return jnp.min(blocks, axis=2), jnp.max(blocks, axis=2)
 
 
 def _blocks(tokens_BL, size, mode):
     padded = jnp.pad(tokens_BL, ((0, 0), (0, -tokens_BL.shape[1] % size)), mode=mode)
     return padded.reshape(padded.shape[0], -1, size)
+
+
+IMPLEMENTATION = Implementation(
+    "gpu", attention, supports, fuses=frozenset({"dropout", "positions"})
+)

@@ -12,7 +12,7 @@ from deberta_jax import kernels
 from deberta_jax.kernels import attention, cpu, gpu, tpu, xla
 from deberta_jax.kernels.cpu import build
 from deberta_jax.kernels.relative import Relative
-from deberta_jax.model import config as model_config
+from deberta_jax.model import compute
 from deberta_jax.model.positions import relative_rows
 from tests.devices import on_eight_devices
 
@@ -63,7 +63,7 @@ def check_mesh(implementation, seed):
 
 
 def test_the_config_offers_every_implementation():
-    assert model_config._CHOICES["attention"] == ("auto", *kernels.IMPLEMENTATIONS)
+    assert compute._CHOICES["attention"] == ("auto", *kernels.IMPLEMENTATIONS)
 
 
 def test_auto_says_once_what_it_falls_back_to(monkeypatch, caplog):

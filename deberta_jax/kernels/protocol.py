@@ -1,4 +1,4 @@
-"""What every attention implementation is: a name, the calls it supports, and the function itself."""
+"""What an attention implementation is: a name, the calls it supports, and its function."""
 # ruff: noqa: F722
 
 import dataclasses

@@ -192,7 +192,7 @@ def _bounds(setup, tile, constants, rows_are_queries):
     """Which blocks of columns each block of rows walks over: int32 [B, blocks, 4], see `sweep`."""
     sides = ("query", "key") if rows_are_queries else ("key", "query")
     (row_segments, row_positions), (column_segments, column_positions) = (
-        (_segment_range(constants, side, size), _place_range(constants, side, size))
+        (_segment_range(constants, side, size), _position_range(constants, side, size))
         for side, size in zip(sides, tile[:2], strict=True)
     )
     meet = (row_segments[0][:, :, None] <= column_segments[1][:, None]) & (
@@ -222,7 +222,7 @@ def _segment_range(constants, side, size):
     return jnp.min(jnp.where(blocks > 0, blocks, none), axis=2), jnp.max(blocks, axis=2)
 
 
-def _place_range(constants, side, size):
+def _position_range(constants, side, size):
     """The least and the greatest position of each block, [B, blocks] or [1, blocks]."""
     positions = jnp.arange(constants[f"{side}_segments"].shape[1], dtype=jnp.int32)[None]
     if side == "query":

@@ -248,10 +248,10 @@ def _load_table(refs, name, item, head, tokens, slots):
 def kept(refs, setup, item, head, rows, columns):
     """Which pairs of a tile dropout keeps; the same in every pass, whatever the blocks."""
     first_seed, second_seed, first_item, first_head = (refs["seeds"][n] for n in range(4))
-    indices = first_item + item.astype(jnp.uint32), first_head + head.astype(jnp.uint32)
+    item, head = first_item + item.astype(jnp.uint32), first_head + head.astype(jnp.uint32)
     indices = rows.index[:, None], columns.index[None, :]
     queries, keys = indices if rows.is_queries else reversed(indices)
-    return keep_pairs((first_seed, second_seed), *indices, queries, keys, setup.dropout_rate)
+    return keep_pairs((first_seed, second_seed), item, head, queries, keys, setup.dropout_rate)
 
 
 def keep_pairs(seeds, items, heads, queries, keys, rate):

@@ -8,7 +8,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from deberta_jax.kernels.tpu import scores as scoring
-from deberta_jax.kernels.tpu import tiles
+from deberta_jax.kernels.tpu import softmax, tiles
 
 # Keys whose scores are held at once.
 _KEYS = 256
@@ -81,16 +81,15 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
     query_segments_ref, key_segments_ref, *refs = refs
     key_table_ref = refs.pop(0) if blocks.c2p else None
     query_table_ref = refs.pop(0) if blocks.p2c else None
-    output_ref, lse_ref, top_ref, total_ref, sum_ref, *refs = refs
+    output_ref, lse_ref, *refs = refs
+    sums, refs = softmax.Sums(*refs[:3]), refs[3:]
     c2p_ref = refs.pop() if blocks.c2p else None
     visits_ref = tiles.InOrder(visits_ref, blocks.count, blocks.count)
     head, item, i, j = (pl.program_id(axis) for axis in range(4))
 
     @pl.when(j == 0)
     def _start():
-        top_ref[...] = jnp.full_like(top_ref, tiles.FLOOR)
-        total_ref[...] = jnp.zeros_like(total_ref)
-        sum_ref[...] = jnp.zeros_like(sum_ref)
+        sums.start()
 
     def attend(near):
         if near and blocks.c2p:
@@ -127,26 +126,10 @@ def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs)
                 )
             for e in range(blocks.heads):
                 score = jnp.where(seen, scores[e], tiles.UNSEEN)
-                top = jnp.maximum(top_ref[e], jnp.max(score, axis=0, keepdims=True) + rows[e])
-                decay = jnp.exp2(top_ref[e] - top)
-                weight = jnp.exp2(score + (rows[e] - top))
-                top_ref[e] = top
-                total_ref[e] = total_ref[e] * decay + jnp.sum(weight, axis=0, keepdims=True)
-                if kept is not None:
-                    weight = jnp.where(kept[e], weight, 0.0)
-                value = value_ref[0, e, :, keys]
-                sum_ref[e] = sum_ref[e] * decay + tiles.product(
-                    value, weight.astype(value.dtype), (1, 0)
-                )
+                sums.add(e, score, rows[e], kept and kept[e], value_ref[0, e, :, keys])
 
     scoring.when_visited(blocks, visits_ref[item, i, j], i - j, attend)
 
     @pl.when(j == blocks.count - 1)
     def _finish():
-        for e in range(blocks.heads):
-            total = total_ref[e]
-            some = total > 0
-            scale = 1 / (jnp.where(some, total, 1.0) * (1 - blocks.rate))
-            output_ref[0, e] = (sum_ref[e] * scale).astype(output_ref.dtype)
-            # Where nothing is seen, the backward pass finds exp2(score - lse) = 0.
-            lse_ref[0, e] = jnp.where(some, top_ref[e] + jnp.log2(total), -tiles.UNSEEN)
+        sums.finish(blocks, output_ref, lse_ref)

@@ -19,7 +19,7 @@ from deberta_jax.kernels.tpu.positioned import positioned_attention
 
 
 def attention(call: AttentionCall, interpret: bool = False) -> Float[Array, "B Q H D"]:
-    """[B, Q, H, D]; biases of queries in order are added here, so that their gradients cost nothing.
+    """[B, Q, H, D]; adds the biases of queries in order, so that their gradients cost nothing.
 
     Args:
         call: see `supports`.
@@ -48,7 +48,7 @@ def supports(call: AttentionCall) -> str | None:
     _, length, _, size = key
     if not fits(choose(length, 1, size, call.relative, False, 0.0, dtype, False), size, dtype):
         return f"{length} {dtype} tokens on a {device.kind()}"
-    if not key == value or (in_order and query != key):
+    if key != value or (in_order and query != key):
         return f"queries {query}, keys {key} and values {value} must be of one shape"
     types = {str(x.dtype) for x in call.content}
     if len(types) > 1 or not types <= {"float32", "bfloat16"}:

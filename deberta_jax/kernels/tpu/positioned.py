@@ -47,10 +47,11 @@ def positioned_attention(call: AttentionCall, interpret: bool = False) -> Float[
     key_segments = pad(call.key_segments_BK.astype(jnp.int32), blocks.length)
     output = _attention(
         shape,
-        *(query, key, value),
+        (query, key, value),
         tables(relative, blocks, dtype),
         _rows(relative, blocks, dtype),
-        *(query_segments, key_segments, positions),
+        (query_segments, key_segments),
+        positions,
         seeds(call.dropout_rng if rate else None, call.first),
     )
     return jnp.transpose(output, (0, 3, 1, 2))[:, :queries]
@@ -121,19 +122,13 @@ def _visits(blocks, query_segments_BP, key_segments_BK, ranges):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(
-    shape, query, key, value, tables, rows, query_segments, key_segments, positions, seeds
-):
-    operands = query, key, value, tables, rows, query_segments, key_segments, positions, seeds
-    return _forward(shape, *operands)[0]
+def _attention(shape, content, tables, rows, segments, positions, seeds):
+    return _forward(shape, content, tables, rows, segments, positions, seeds)[0]
 
 
-def _forward(
-    shape, query, key, value, tables, rows, query_segments, key_segments, positions, seeds
-):
-    segments = query_segments, key_segments
+def _forward(shape, content, tables, rows, segments, positions, seeds):
     scalars, of_tokens = _masks(shape.blocks, *segments, positions)
-    operands = query, key, value, (*tables, *rows)
+    operands = *content, (*tables, *rows)
     output, lse = forward(shape, seeds, *scalars, *operands, *of_tokens)
     return output, (operands, segments, positions, seeds, output, lse)
 
@@ -151,7 +146,7 @@ def _backward(shape, residuals, gradient):
         None if table is None else d_table.astype(table.dtype)
         for table, d_table in zip(tables, d_tables, strict=True)
     )
-    return *d_content, d_tables, None, None, None, None, None
+    return tuple(d_content), d_tables, None, None, None, None
 
 
 def _masks(blocks, query_segments, key_segments, positions):

@@ -18,8 +18,8 @@ from deberta_jax.kernels.tpu.blocks import TILE
 
 
 def backward(
-    shape, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, positions,
-    output, lse, gradient,
+    shape, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments,
+    positions, output, lse, gradient,
 ):  # fmt: skip
     """Gradients of (query, key, value, (c2p's table, p2c's table)), the tables' in float32.
 

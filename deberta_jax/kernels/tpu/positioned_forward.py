@@ -8,7 +8,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from deberta_jax.kernels.tpu import positioned_scores as scoring
-from deberta_jax.kernels.tpu import tiles
+from deberta_jax.kernels.tpu import softmax, tiles
 from deberta_jax.kernels.tpu.blocks import TILE
 
 
@@ -53,9 +53,7 @@ def forward(
             ],
             out_specs=[of_queries, lse],
             scratch_shapes=[
-                pltpu.VMEM((together, 1, TILE), jnp.float32),
-                pltpu.VMEM((together, 1, TILE), jnp.float32),
-                pltpu.VMEM((together, size, TILE), jnp.float32),
+                *softmax.scratch(together, size, TILE),
                 *[pltpu.VMEM((blocks.table_width, TILE), word)] * blocks.c2p,
             ],
         ),
@@ -79,16 +77,15 @@ def _kernel(shape, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_
     blocks = shape.blocks
     query_segments_ref, key_segments_ref, positions_ref, *refs = refs
     tables, refs = scoring.split_tables(blocks, refs)
-    output_ref, lse_ref, top_ref, total_ref, sum_ref, *refs = refs
+    output_ref, lse_ref, *refs = refs
+    sums, refs = softmax.Sums(*refs[:3]), refs[3:]
     sources = scoring.Refs(query_ref, key_ref, *tables, refs.pop() if blocks.c2p else None)
     visits_ref, ranges_ref = scoring.in_order(blocks, visits_ref, ranges_ref, pl.num_programs(2))
     head, item, i, j = (pl.program_id(axis) for axis in range(4))
 
     @pl.when(j == 0)
     def _start():
-        top_ref[...] = jnp.full_like(top_ref, tiles.FLOOR)
-        total_ref[...] = jnp.zeros_like(total_ref)
-        sum_ref[...] = jnp.zeros_like(sum_ref)
+        sums.start()
         if blocks.c2p:
             scoring.fill_c2p(blocks, sources)
 
@@ -105,26 +102,13 @@ def _kernel(shape, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_
             masks.append(scoring.kept(blocks, seeds_ref, item, head, position, tile))
         for e in range(blocks.heads):
             score = jnp.concatenate([of_heads[e] for of_heads in parts], axis=0)
-            top = jnp.maximum(top_ref[e], jnp.max(score, axis=0, keepdims=True) + rows[e])
-            decay = jnp.exp2(top_ref[e] - top)
-            weight = jnp.exp2(score + (rows[e] - top))
-            top_ref[e] = top
-            total_ref[e] = total_ref[e] * decay + jnp.sum(weight, axis=0, keepdims=True)
+            kept = None
             if blocks.rate:
                 kept = jnp.concatenate([of_heads[e] for of_heads in masks], axis=0)
-                weight = jnp.where(kept, weight, 0.0)
-            value = value_ref[0, e]
-            product = tiles.product(value, weight.astype(value.dtype), (1, 0))
-            sum_ref[e] = sum_ref[e] * decay + product
+            sums.add(e, score, rows[e], kept, value_ref[0, e])
 
     scoring.when_visited(blocks, visits_ref, ranges_ref, item, i, j, attend)
 
     @pl.when(j == blocks.count - 1)
     def _finish():
-        for e in range(blocks.heads):
-            total = total_ref[e]
-            some = total > 0
-            scale = 1 / (jnp.where(some, total, 1.0) * (1 - blocks.rate))
-            output_ref[0, e] = (sum_ref[e] * scale).astype(output_ref.dtype)
-            # Where nothing is seen, the backward pass finds exp2(score - lse) = 0.
-            lse_ref[0, e] = jnp.where(some, top_ref[e] + jnp.log2(total), -tiles.UNSEEN)
+        sums.finish(blocks, output_ref, lse_ref)

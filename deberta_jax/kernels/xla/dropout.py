@@ -13,8 +13,8 @@ import numpy as np
 def seeds(rng, heads: int, batch: int, first=(0, 0)):
     """uint32 [H, 2, B]: what sets the bits of one head of one item apart from all others.
 
-    A hash of the head and the item, so that a part of a batch, which knows its `first` item and head
-    of the whole, has the bits that it has in the whole.
+    A hash of the head and the item, so that a part of a batch, which knows its `first` item and
+    head of the whole, has the bits that it has in the whole.
     """
     words_211 = jax.random.bits(rng, (2, 1, 1), jnp.uint32)
     item_B, head_H = (

@@ -71,7 +71,7 @@ def c2p_anywhere(query_HBQD, rows_HWD, positions_BQ):
 
 
 def p2c_anywhere(key_HBKD, rows_HWD, positions_BQ, block: int, tile: int):
-    """`p2c` of queries at arbitrary positions: [H, B, Q, K], from the p2c of each block of positions."""
+    """`p2c` of queries at arbitrary positions: [H, B, Q, K], block by block."""
 
     @jax.checkpoint
     def from_block(start):

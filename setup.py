@@ -74,6 +74,7 @@ setup(
             "ruff>=0.15,<1",
             "mypy>=2.4,<3",
             "import-linter>=2.17,<3",
+            "beartype>=0.22,<1",
             "build>=1.3,<2",
             "setuptools>=80",
             "pre-commit>=4.5,<5",

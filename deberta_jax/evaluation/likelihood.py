@@ -8,7 +8,7 @@ earlier ones away: "pll-word-l2r" masks those too (Kauf and Ivanova, arXiv 2305.
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,8 @@ def _compiled(model, mesh):
     def losses(params, batch):
         """float32 [B]: minus the log-likelihood of what is predicted of each copy."""
         if "masked_positions" in batch:
-            labels_BP, weights_BP = batch["masked_labels"], 1.0
+            weights_BP: Any = 1.0
+            labels_BP = batch["masked_labels"]
         else:
             labels_BP, weights_BP = next_tokens(batch)
         projection = model.apply(

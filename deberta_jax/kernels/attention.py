@@ -1,5 +1,4 @@
 """Disentangled attention: the one public function, whichever implementation runs."""
-# ruff: noqa: F722
 
 import dataclasses
 import functools

@@ -1,5 +1,4 @@
 """What an attention implementation is: a name, the calls it supports, and its function."""
-# ruff: noqa: F722
 
 import dataclasses
 from collections.abc import Callable

@@ -8,7 +8,6 @@ With delta(i, j) the relative row of the distance i - j, and `terms` the relativ
 It is slow, takes memory quadratic in the length, and supports every call: what the other
 implementations are held to, and the one to read first.
 """
-# ruff: noqa: F722
 
 import jax
 import jax.numpy as jnp

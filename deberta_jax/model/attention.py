@@ -1,10 +1,10 @@
 """Disentangled self-attention: projections of content and of relative positions."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from deberta_jax.kernels import default_implementation, disentangled_attention
 from deberta_jax.kernels.relative import Relative
@@ -61,13 +61,13 @@ class DisentangledSelfAttention(nn.Module):
 
     def __call__(
         self,
-        hidden_BLE: jax.Array,
-        segments_BL: jax.Array,
-        relative_RE: jax.Array | None,
+        hidden_BLE: Float[Array, "B L E"],
+        segments_BL: Int[Array, "B L"],
+        relative_RE: Float[Array, "R E"] | None,
         distance_rows: np.ndarray | None,
-        queries_BPE: jax.Array | None = None,
-        query_positions_BP: jax.Array | None = None,
-    ) -> jax.Array:
+        queries_BPE: Float[Array, "B P E"] | None = None,
+        query_positions_BP: Int[Array, "B P"] | None = None,
+    ) -> Float[Array, "B Q H D"]:
         """Attends from every token, or from `queries_BPE` alone, to the tokens of `hidden_BLE`.
 
         Args:
@@ -154,12 +154,12 @@ class DisentangledSelfAttention(nn.Module):
 
     def scores(
         self,
-        hidden_BLE: jax.Array,
-        relative_RE: jax.Array | None,
+        hidden_BLE: Float[Array, "B L E"],
+        relative_RE: Float[Array, "R E"] | None,
         distance_rows: np.ndarray,
-        heads: jax.Array,
-        queries_BLE: jax.Array | None = None,
-    ) -> dict[str, jax.Array]:
+        heads: Int[Array, " N"],
+        queries_BLE: Float[Array, "B L E"] | None = None,
+    ) -> dict[str, Float[Array, "B N L L"]]:
         """The terms of some heads' scores, scaled: {"c2c", "c2p", "p2c"}, each [B, heads, L, L].
 
         For looking at (`model.inspection`): the kernels never hold them. The arguments are those of

@@ -7,6 +7,7 @@ Enhanced Mask Decoder runs it over the masked tokens only.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from deberta_jax.model.attention import DisentangledSelfAttention
 from deberta_jax.model.compute import ComputeConfig
@@ -53,7 +54,12 @@ class Embeddings(nn.Module):
         self.norm = LayerNorm(c, compute)
         self.dropout = Dropout(c.hidden_dropout_prob, deterministic=self.deterministic)
 
-    def __call__(self, input_ids_BL, position_ids_BL, segments_BL):
+    def __call__(
+        self,
+        input_ids_BL: Int[Array, "B L"],
+        position_ids_BL: Int[Array, "B L"],
+        segments_BL: Int[Array, "B L"],
+    ):
         hidden_BLE = self.word_embeddings(input_ids_BL)
         if self.config.position_biased_input:
             hidden_BLE += self.position_embeddings(position_ids_BL)
@@ -113,7 +119,12 @@ class Convolution(nn.Module):
     deterministic: bool = True
 
     @nn.compact
-    def __call__(self, embeddings_BLE, layer_output_BLE, segments_BL):
+    def __call__(
+        self,
+        embeddings_BLE: Float[Array, "B L E"],
+        layer_output_BLE: Float[Array, "B L E"],
+        segments_BL: Int[Array, "B L"],
+    ):
         c = self.config
         taps = c.conv_kernel_size
         shape = (taps, c.hidden_size, c.hidden_size)
@@ -198,7 +209,7 @@ class Encoder(nn.Module):
             hidden_BLE, segments_BL, self.relative(), queries_BPE, query_positions_BP
         )
 
-    def __call__(self, embeddings_BLE, segments_BL):
+    def __call__(self, embeddings_BLE: Float[Array, "B L E"], segments_BL: Int[Array, "B L"]):
         """All layers over all tokens: the last hidden state, [B, L, E]."""
         hidden_BLE = self.until_last(embeddings_BLE, segments_BL)
         return self.last_layer(hidden_BLE, segments_BL, self.relative())
@@ -213,6 +224,11 @@ class _ScannedLayer(nn.Module):
     layer: type[nn.Module]
 
     @nn.compact
-    def __call__(self, hidden_BLE, segments_BL, relative_RE):
+    def __call__(
+        self,
+        hidden_BLE: Float[Array, "B L E"],
+        segments_BL: Int[Array, "B L"],
+        relative_RE: Float[Array, "R E"] | None,
+    ):
         layer = self.layer(self.config, self.compute, self.deterministic, name="layer")
         return layer(hidden_BLE, segments_BL, relative_RE), None

@@ -1,8 +1,8 @@
 """Whole models: the bare one, and the one that predicts masked tokens."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
@@ -29,7 +29,7 @@ class MaskedLMHead(nn.Module):
         """What the word embeddings are multiplied with, [B, P, E]."""
         return self.norm(ACTIVATIONS[self.config.hidden_act](self.dense(hidden_BPE)))
 
-    def __call__(self, hidden_BPE, word_embeddings):
+    def __call__(self, hidden_BPE: Float[Array, "B P E"], word_embeddings):
         logits = word_embeddings.attend(self.transform(hidden_BPE)) + self.output_bias
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 
@@ -47,10 +47,10 @@ class Deberta(nn.Module):
 
     def __call__(
         self,
-        input_ids_BL: jax.Array,
-        attention_mask_BL: jax.Array | None = None,
-        position_ids_BL: jax.Array | None = None,
-    ) -> jax.Array:
+        input_ids_BL: Int[Array, "B L"],
+        attention_mask_BL: Int[Array, "B L"] | None = None,
+        position_ids_BL: Int[Array, "B L"] | None = None,
+    ) -> Float[Array, "B L E"]:
         """The last hidden state, [B, L, E] in the compute type.
 
         Args:
@@ -95,11 +95,11 @@ class DebertaForMaskedLM(Deberta):
 
     def __call__(
         self,
-        input_ids_BL: jax.Array,
-        attention_mask_BL: jax.Array | None = None,
-        position_ids_BL: jax.Array | None = None,
-        masked_positions_BP: jax.Array | None = None,
-    ) -> jax.Array:
+        input_ids_BL: Int[Array, "B L"],
+        attention_mask_BL: Int[Array, "B L"] | None = None,
+        position_ids_BL: Int[Array, "B L"] | None = None,
+        masked_positions_BP: Int[Array, "B P"] | None = None,
+    ) -> Float[Array, "B P V"]:
         """Logits [B, P, V] of the tokens at `masked_positions_BP`, in the compute type.
 
         Args:
@@ -116,11 +116,11 @@ class DebertaForMaskedLM(Deberta):
 
     def before_projection(
         self,
-        input_ids_BL: jax.Array,
-        attention_mask_BL: jax.Array | None = None,
-        position_ids_BL: jax.Array | None = None,
-        masked_positions_BP: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        input_ids_BL: Int[Array, "B L"],
+        attention_mask_BL: Int[Array, "B L"] | None = None,
+        position_ids_BL: Int[Array, "B L"] | None = None,
+        masked_positions_BP: Int[Array, "B P"] | None = None,
+    ) -> tuple[Float[Array, "B P E"], Float[Array, "V E"], Float[Array, " V"]]:
         """(hidden [B, P, E], embedding [V, E], bias [V]): the logits are hidden . embedding + bias.
 
         For losses that make the logits a block at a time; the arguments are those of `__call__`.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from deberta_jax.model.attention import DisentangledSelfAttention
 from deberta_jax.model.config import ModelConfig
@@ -31,18 +32,18 @@ class LayerInput(NamedTuple):
     """
 
     params: Any
-    hidden_BLE: jax.Array
-    segments_BL: jax.Array
-    relative_RE: jax.Array | None
-    queries_BLE: jax.Array | None = None
+    hidden_BLE: Float[Array, "B L E"]
+    segments_BL: Int[Array, "B L"]
+    relative_RE: Float[Array, "R E"] | None
+    queries_BLE: Float[Array, "B L E"] | None = None
 
 
 def layer_inputs(
     config: ModelConfig,
     params,
-    input_ids_BL: jax.Array,
-    attention_mask_BL: jax.Array | None = None,
-    position_ids_BL: jax.Array | None = None,
+    input_ids_BL: Int[Array, "B L"],
+    attention_mask_BL: Int[Array, "B L"] | None = None,
+    position_ids_BL: Int[Array, "B L"] | None = None,
 ) -> Iterator[LayerInput]:
     """The input of every layer, first to last; a layer runs only if the next one is asked for.
 
@@ -68,7 +69,7 @@ def layer_inputs(
 
 
 def decoder_inputs(
-    config: ModelConfig, params, last: LayerInput, position_ids_BL: jax.Array | None = None
+    config: ModelConfig, params, last: LayerInput, position_ids_BL: Int[Array, "B L"] | None = None
 ) -> Iterator[LayerInput]:
     """The input of each pass of the Enhanced Mask Decoder (paper, 3.2), over every position.
 
@@ -115,7 +116,9 @@ def attention_scores(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def attention_probabilities(config: ModelConfig, scores, segments_BL: jax.Array) -> jax.Array:
+def attention_probabilities(
+    config: ModelConfig, scores, segments_BL: Int[Array, "B L"]
+) -> jax.Array:
     """[B, heads, L, L]: what each query (third axis) attends to; 0 where it sees nothing.
 
     Args:

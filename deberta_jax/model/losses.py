@@ -1,15 +1,17 @@
 """Losses of predicted tokens, and the targets of auto-regressive models."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from deberta_jax.kernels.cross_entropy import cross_entropy
 from deberta_jax.model.layers import VOCABULARY_TABLE
 from deberta_jax.parallel.layout import splitting_axes
 
 
-def token_losses(projection, labels_BP: jax.Array) -> tuple[jax.Array, jax.Array]:
+def token_losses(
+    projection, labels_BP: Int[Array, "B P"]
+) -> tuple[Float[Array, "B P"], Bool[Array, "B P"]]:
     """-ln p of each label, float32 [B, P], and whether no token is likelier, bool [B, P].
 
     Args:
@@ -30,7 +32,7 @@ def unigram_cross_entropy(counts: np.ndarray) -> np.ndarray:
     return (np.log(smoothed.sum()) - np.log(smoothed)).astype(np.float32)
 
 
-def next_tokens(batch):
+def next_tokens(batch) -> tuple[Int[Array, "B L"], Float[Array, "B L"]]:
     """The token after each place, int32 [B, L], and whether it is to be predicted, float32 [B, L].
 
     It is where it belongs to the same document and is no [SEP]: that one ends every run of tokens,

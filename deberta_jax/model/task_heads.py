@@ -1,8 +1,10 @@
 """The bare model with a task's head: classification, spans, choices, replaced tokens."""
 
+from typing import Any
+
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
@@ -18,7 +20,7 @@ class Pooler(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, hidden_BLE):
+    def __call__(self, hidden_BLE: Float[Array, "B L E"]) -> Float[Array, "B E"]:
         width = self.config.hidden_size
         dense = Dense(self.config, self.compute, width, ("embed", None), name="dense")
         return ACTIVATIONS["gelu"](dense(hidden_BLE[:, 0]))
@@ -42,7 +44,12 @@ class DebertaForSequenceClassification(Deberta):
         self.classifier = Dense(self.config, self.compute, self.num_labels, ("embed", None))
         self.dropout = classifier_dropout(self)
 
-    def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
+    def __call__(
+        self,
+        input_ids_BL: Int[Array, "B L"],
+        attention_mask_BL: Int[Array, "B L"] | None = None,
+        position_ids_BL: Int[Array, "B L"] | None = None,
+    ) -> Float[Array, "B N"]:
         hidden_BLE = self.encode(input_ids_BL, attention_mask_BL, position_ids_BL)
         pooled_BE = self.dropout(self.pooler(hidden_BLE), deterministic=self.deterministic)
         return self.classifier(pooled_BE)
@@ -53,8 +60,13 @@ class DebertaForMultipleChoice(DebertaForSequenceClassification):
 
     num_labels: int = 1
 
-    def __call__(self, input_ids_BCL, attention_mask_BCL=None, position_ids_BCL=None):
-        flat = [
+    def __call__(
+        self,
+        input_ids_BCL: Int[Array, "B C L"],
+        attention_mask_BCL: Int[Array, "B C L"] | None = None,
+        position_ids_BCL: Int[Array, "B C L"] | None = None,
+    ) -> Float[Array, "B C"]:
+        flat: list[Any] = [
             None if x is None else jnp.asarray(x).reshape(-1, x.shape[-1])
             for x in (input_ids_BCL, attention_mask_BCL, position_ids_BCL)
         ]
@@ -72,7 +84,12 @@ class DebertaForTokenClassification(Deberta):
         self.classifier = Dense(self.config, self.compute, self.num_labels, ("embed", None))
         self.dropout = classifier_dropout(self)
 
-    def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
+    def __call__(
+        self,
+        input_ids_BL: Int[Array, "B L"],
+        attention_mask_BL: Int[Array, "B L"] | None = None,
+        position_ids_BL: Int[Array, "B L"] | None = None,
+    ) -> Float[Array, "B L N"]:
         hidden_BLE = self.encode(input_ids_BL, attention_mask_BL, position_ids_BL)
         return self.classifier(self.dropout(hidden_BLE, deterministic=self.deterministic))
 
@@ -86,7 +103,12 @@ class DebertaForQuestionAnswering(Deberta):
         super().setup()
         self.qa_outputs = Dense(self.config, self.compute, self.num_labels, ("embed", None))
 
-    def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
+    def __call__(
+        self,
+        input_ids_BL: Int[Array, "B L"],
+        attention_mask_BL: Int[Array, "B L"] | None = None,
+        position_ids_BL: Int[Array, "B L"] | None = None,
+    ) -> Float[Array, "B L 2"]:
         return self.qa_outputs(self.encode(input_ids_BL, attention_mask_BL, position_ids_BL))
 
 
@@ -97,7 +119,7 @@ class ReplacedTokenHead(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, hidden_BLE: jax.Array) -> jax.Array:
+    def __call__(self, hidden_BLE: Float[Array, "B L E"]) -> Float[Array, "B L"]:
         c, compute = self.config, self.compute
         hidden_BLE = LayerNorm(c, compute, name="norm")(hidden_BLE + hidden_BLE[:, :1])
         hidden_BLE = Dense(c, compute, c.hidden_size, ("embed", None), name="dense")(hidden_BLE)
@@ -112,7 +134,12 @@ class DebertaForReplacedToken(Deberta):
         super().setup()
         self.mask_predictions = ReplacedTokenHead(self.config, self.compute)
 
-    def __call__(self, input_ids_BL, attention_mask_BL=None, position_ids_BL=None):
+    def __call__(
+        self,
+        input_ids_BL: Int[Array, "B L"],
+        attention_mask_BL: Int[Array, "B L"] | None = None,
+        position_ids_BL: Int[Array, "B L"] | None = None,
+    ) -> Float[Array, "B L"]:
         return self.mask_predictions(self.encode(input_ids_BL, attention_mask_BL, position_ids_BL))
 
 

@@ -1,5 +1,4 @@
 """Fused disentangled attention for CPUs: the function around the two compiled passes."""
-# ruff: noqa: F722
 
 import functools
 import math

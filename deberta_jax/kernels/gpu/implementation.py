@@ -1,5 +1,4 @@
 """Fused disentangled attention for GPUs, in Pallas (Triton): see `tiles` for how it works."""
-# ruff: noqa: F722
 
 import functools
 

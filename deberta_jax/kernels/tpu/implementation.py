@@ -1,5 +1,4 @@
 """Fused disentangled attention for TPU: the function around the two kernels."""
-# ruff: noqa: F722
 
 import functools
 

@@ -2,7 +2,6 @@
 
 The function around the two kernels; `implementation` has the one for every token in order.
 """
-# ruff: noqa: F722
 
 import dataclasses
 import functools

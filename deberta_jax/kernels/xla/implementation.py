@@ -3,7 +3,6 @@
 Short sequences are computed at once, longer ones by blocks of queries, so that memory is linear in
 the length on every path.
 """
-# ruff: noqa: F722
 
 import math
 

@@ -5,6 +5,7 @@ the tables over everything but the head; all gather in VMEM, and each is written
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,140 +87,189 @@ def backward(
     return d_content, d_tables, jnp.sum(d_biases, axis=-1)
 
 
-def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs):
-    query_segments_ref, key_segments_ref, output_ref, lse_ref, gradient_ref, *refs = refs
-    key_table_ref = refs.pop(0) if blocks.c2p else None
-    query_table_ref = refs.pop(0) if blocks.p2c else None
-    d_content_ref, d_biases_ref, *refs = refs
-    d_key_table_ref = refs.pop(0) if blocks.c2p else None
-    d_query_table_ref = refs.pop(0) if blocks.p2c else None
-    query_sum_ref, key_sum_ref, value_sum_ref, *refs = refs
-    c2p_ref, transposed_ref = refs or (None, None)
+class _Cell(NamedTuple):
+    """A grid cell: its references by name, None where a term is off, and its coordinates."""
+
+    query: Any
+    key: Any
+    value: Any
+    query_segments: Any
+    key_segments: Any
+    output: Any
+    lse: Any
+    gradient: Any
+    key_table: Any
+    query_table: Any
+    d_content: Any
+    d_biases: Any
+    d_key_table: Any
+    d_query_table: Any
+    query_sum: Any
+    key_sum: Any
+    value_sum: Any
+    c2p: Any
+    transposed: Any
+    seeds: Any
+    head: Any
+    item: Any
+    j: Any
+    i: Any
+    of_i: Any  # the tokens of query block i
+
+
+def _cell(blocks, seeds_ref, refs) -> _Cell:
+    content, refs = refs[:8], list(refs[8:])
+    tables = [refs.pop(0) if on else None for on in (blocks.c2p, blocks.p2c)]
+    outputs = [refs.pop(0) for _ in range(2)]
+    outputs += [refs.pop(0) if on else None for on in (blocks.c2p, blocks.p2c)]
+    sums, scratch = refs[:3], refs[3:] or (None, None)
+    coordinates = [pl.program_id(axis) for axis in range(4)]
+    of_i = _of_block(blocks, coordinates[-1])
+    return _Cell(*content, *tables, *outputs, *sums, *scratch, seeds_ref, *coordinates, of_i)
+
+
+def _of_block(blocks, block):
+    return pl.ds(pl.multiple_of(block * blocks.block, TILE), blocks.block)
+
+
+def _kernel(blocks, seeds_ref, visits_ref, *refs):
+    cell = _cell(blocks, seeds_ref, refs)
     visits_ref = tiles.InOrder(visits_ref, blocks.count, blocks.count)
-    head, item, j, i = (pl.program_id(axis) for axis in range(4))
-    of_block = pl.ds(pl.multiple_of(i * blocks.block, TILE), blocks.block)
+    item, j, i = cell.item, cell.j, cell.i
 
     @pl.when((item == 0) & (j == 0) & (i == 0))
     def _start_head():
-        for ref in (d_biases_ref, d_key_table_ref, d_query_table_ref):
+        for ref in (cell.d_biases, cell.d_key_table, cell.d_query_table):
             if ref is not None:
                 ref[...] = jnp.zeros_like(ref)
 
     @pl.when(i == 0)
     def _start_keys():
-        key_sum_ref[...] = jnp.zeros_like(key_sum_ref)
-        value_sum_ref[...] = jnp.zeros_like(value_sum_ref)
+        cell.key_sum[...] = jnp.zeros_like(cell.key_sum)
+        cell.value_sum[...] = jnp.zeros_like(cell.value_sum)
 
     @pl.when(j == 0)
     def _start_queries():
-        query_sum_ref[:, :, of_block] = jnp.zeros_like(key_sum_ref)
+        cell.query_sum[:, :, cell.of_i] = jnp.zeros_like(cell.key_sum)
 
-    def weights(near):
-        """(probabilities as dropped, gradients by score) of each head, [keys, queries]."""
-        everything = slice(0, blocks.block)
-        if near:
-            scores = scoring.near_scores(
-                blocks, query_ref, key_ref, query_table_ref, c2p_ref, i - j, everything
-            )
-            rows = [0.0] * blocks.heads
-        else:
-            scores, rows = scoring.far_scores(
-                blocks, query_ref, key_ref, key_table_ref, query_table_ref, i - j, everything
-            )
-        starts = (i * blocks.block, j * blocks.block)
-        seen = tiles.visible(blocks, query_segments_ref[0], key_segments_ref[0], *starts)
-        kept = [None] * blocks.heads
-        if blocks.rate:
-            sides = (blocks.block, blocks.block)
-            kept = tiles.kept(blocks, seeds_ref, item, head * blocks.heads, *starts, *sides)
-        result = []
-        for e in range(blocks.heads):
-            score = jnp.where(seen, scores[e] + (rows[e] - lse_ref[0, e]), tiles.UNSEEN)
-            weight = jnp.exp2(score)
-            gradient = gradient_ref[0, e]
-            by_weight = tiles.product(value_ref[0, e], gradient, (0, 0))
-            dropped = weight
-            if blocks.rate:
-                by_weight = jnp.where(kept[e], by_weight, 0.0)
-                dropped = jnp.where(kept[e], weight, 0.0)
-            both = output_ref[0, e].astype(jnp.float32) * gradient.astype(jnp.float32)
-            delta = jnp.sum(both, axis=0, keepdims=True) * (1 - blocks.rate)
-            result.append((dropped, weight * (by_weight - delta)))
-        return result
-
-    def attend(near):
-        if near and blocks.c2p:
-            scoring.fill_c2p(blocks, query_ref, key_table_ref, i - j, c2p_ref)
-        by_head = weights(near)
-        dtype = query_ref.dtype
-        for e, (weight, by_score) in enumerate(by_head):
-            gradient, by_score_low = gradient_ref[0, e], by_score.astype(dtype)
-            query, key = query_ref[0, e], key_ref[0, e]
-            value_sum_ref[e] += tiles.product(gradient, weight.astype(dtype), (1, 1))
-            to_query = tiles.product(key, by_score_low, (1, 0))
-            if near:
-                key_sum_ref[e] += tiles.product(query, by_score_low, (1, 1))
-            else:
-                moved = scoring.far_query(blocks, query, query_table_ref, e, i - j)
-                key_sum_ref[e] += tiles.product(moved, by_score_low, (1, 1))
-                by_query = jnp.sum(by_score, axis=0, keepdims=True)
-                if blocks.p2c:
-                    total = jnp.sum(to_query, axis=1, keepdims=True)
-                    scoring.add_far_row(blocks, d_query_table_ref, e, i - j, total)
-                if blocks.c2p:
-                    of_query = query.astype(jnp.float32) * by_query
-                    total = jnp.sum(of_query, axis=1, keepdims=True)
-                    scoring.add_far_row(blocks, d_key_table_ref, e, j - i, total)
-                    to_query += by_query * scoring.far_row(blocks, key_table_ref, e, j - i)
-            query_sum_ref[e, :, of_block] += to_query
-        if near:
-            folded = tiles.fold([by_score for _, by_score in by_head], blocks)
-            if blocks.p2c:
-                p2c_gradients(folded)
-            if blocks.c2p:
-                transposed_ref[...] = folded.T
-                c2p_gradients()
-
-    def p2c_gradients(folded):
-        for tile in range(blocks.block // TILE):
-            keys = slice(tile * TILE, (tile + 1) * TILE)
-            window = scoring.table_window(blocks, i - j, tile)
-            moved = tiles.unskew(folded[keys])
-            for e in range(blocks.heads):
-                by_row = tiles.unfold(moved, e, blocks).astype(key_ref.dtype)
-                row, key = query_table_ref[e, :, window], key_ref[0, e, :, keys]
-                key_sum_ref[e, :, keys] += tiles.product(row, by_row, (1, 1))
-                d_query_table_ref[e, :, window] += tiles.product(key, by_row, (1, 0))
-
-    def c2p_gradients():
-        for tile in range(blocks.block // TILE):
-            queries = slice(tile * TILE, (tile + 1) * TILE)
-            of_tile = pl.ds(pl.multiple_of(i * blocks.block + tile * TILE, TILE), TILE)
-            window = scoring.table_window(blocks, j - i, tile)
-            moved = tiles.unskew(transposed_ref[queries])
-            for e in range(blocks.heads):
-                by_row = tiles.unfold(moved, e, blocks).astype(query_ref.dtype)
-                row, query = key_table_ref[e, :, window], query_ref[0, e, :, queries]
-                query_sum_ref[e, :, of_tile] += tiles.product(row, by_row, (1, 1))
-                d_key_table_ref[e, :, window] += tiles.product(query, by_row, (1, 0))
-
-    scoring.when_visited(blocks, visits_ref[item, i, j], i - j, attend)
+    scoring.when_visited(
+        blocks, visits_ref[item, i, j], i - j, functools.partial(_attend, blocks, cell)
+    )
 
     units = scoring.gradient_units(blocks)
 
     def finish(part, block, gradient):
-        start = pl.multiple_of(block * blocks.block, TILE)
-        d_content_ref[part, 0, :, :, pl.ds(start, blocks.block)] = gradient.astype(query_ref.dtype)
-        d_biases_ref[part] += _fold_lanes(gradient)
+        cell.d_content[part, 0, :, :, _of_block(blocks, block)] = gradient.astype(cell.query.dtype)
+        cell.d_biases[part] += _fold_lanes(gradient)
 
     @pl.when(i == blocks.count - 1)
     def _finish_keys():
-        finish(1, j, key_sum_ref[...] * units)
-        finish(2, j, value_sum_ref[...] / (1 - blocks.rate))
+        finish(1, j, cell.key_sum[...] * units)
+        finish(2, j, cell.value_sum[...] / (1 - blocks.rate))
 
     @pl.when(j == blocks.count - 1)
     def _finish_queries():
-        finish(0, i, query_sum_ref[:, :, of_block] * (units * np.float32(blocks.scale)))
+        finish(0, i, cell.query_sum[:, :, cell.of_i] * (units * np.float32(blocks.scale)))
+
+
+def _weights(blocks, cell, near):
+    """(probabilities as dropped, gradients by score) of each cell.head, [keys, queries]."""
+    everything = slice(0, blocks.block)
+    if near:
+        scores = scoring.near_scores(
+            blocks, cell.query, cell.key, cell.query_table, cell.c2p, cell.i - cell.j, everything
+        )
+        rows = [0.0] * blocks.heads
+    else:
+        scores, rows = scoring.far_scores(
+            blocks,
+            cell.query,
+            cell.key,
+            cell.key_table,
+            cell.query_table,
+            cell.i - cell.j,
+            everything,
+        )
+    starts = (cell.i * blocks.block, cell.j * blocks.block)
+    seen = tiles.visible(blocks, cell.query_segments[0], cell.key_segments[0], *starts)
+    kept = [None] * blocks.heads
+    if blocks.rate:
+        sides = (blocks.block, blocks.block)
+        kept = tiles.kept(blocks, cell.seeds, cell.item, cell.head * blocks.heads, *starts, *sides)
+    result = []
+    for e in range(blocks.heads):
+        score = jnp.where(seen, scores[e] + (rows[e] - cell.lse[0, e]), tiles.UNSEEN)
+        weight = jnp.exp2(score)
+        gradient = cell.gradient[0, e]
+        by_weight = tiles.product(cell.value[0, e], gradient, (0, 0))
+        dropped = weight
+        if blocks.rate:
+            by_weight = jnp.where(kept[e], by_weight, 0.0)
+            dropped = jnp.where(kept[e], weight, 0.0)
+        both = cell.output[0, e].astype(jnp.float32) * gradient.astype(jnp.float32)
+        delta = jnp.sum(both, axis=0, keepdims=True) * (1 - blocks.rate)
+        result.append((dropped, weight * (by_weight - delta)))
+    return result
+
+
+def _attend(blocks, cell, near):
+    """Adds what a pair of blocks gives to every gradient."""
+    if near and blocks.c2p:
+        scoring.fill_c2p(blocks, cell.query, cell.key_table, cell.i - cell.j, cell.c2p)
+    by_head = _weights(blocks, cell, near)
+    dtype = cell.query.dtype
+    for e, (weight, by_score) in enumerate(by_head):
+        gradient, by_score_low = cell.gradient[0, e], by_score.astype(dtype)
+        query, key = cell.query[0, e], cell.key[0, e]
+        cell.value_sum[e] += tiles.product(gradient, weight.astype(dtype), (1, 1))
+        to_query = tiles.product(key, by_score_low, (1, 0))
+        if near:
+            cell.key_sum[e] += tiles.product(query, by_score_low, (1, 1))
+        else:
+            moved = scoring.far_query(blocks, query, cell.query_table, e, cell.i - cell.j)
+            cell.key_sum[e] += tiles.product(moved, by_score_low, (1, 1))
+            by_query = jnp.sum(by_score, axis=0, keepdims=True)
+            if blocks.p2c:
+                total = jnp.sum(to_query, axis=1, keepdims=True)
+                scoring.add_far_row(blocks, cell.d_query_table, e, cell.i - cell.j, total)
+            if blocks.c2p:
+                of_query = query.astype(jnp.float32) * by_query
+                total = jnp.sum(of_query, axis=1, keepdims=True)
+                scoring.add_far_row(blocks, cell.d_key_table, e, cell.j - cell.i, total)
+                to_query += by_query * scoring.far_row(blocks, cell.key_table, e, cell.j - cell.i)
+        cell.query_sum[e, :, cell.of_i] += to_query
+    if near:
+        folded = tiles.fold([by_score for _, by_score in by_head], blocks)
+        if blocks.p2c:
+            _p2c_gradients(blocks, cell, folded)
+        if blocks.c2p:
+            cell.transposed[...] = folded.T
+            _c2p_gradients(blocks, cell)
+
+
+def _p2c_gradients(blocks, cell, folded):
+    for tile in range(blocks.block // TILE):
+        keys = slice(tile * TILE, (tile + 1) * TILE)
+        window = scoring.table_window(blocks, cell.i - cell.j, tile)
+        moved = tiles.unskew(folded[keys])
+        for e in range(blocks.heads):
+            by_row = tiles.unfold(moved, e, blocks).astype(cell.key.dtype)
+            row, key = cell.query_table[e, :, window], cell.key[0, e, :, keys]
+            cell.key_sum[e, :, keys] += tiles.product(row, by_row, (1, 1))
+            cell.d_query_table[e, :, window] += tiles.product(key, by_row, (1, 0))
+
+
+def _c2p_gradients(blocks, cell):
+    for tile in range(blocks.block // TILE):
+        queries = slice(tile * TILE, (tile + 1) * TILE)
+        of_tile = pl.ds(pl.multiple_of(cell.i * blocks.block + tile * TILE, TILE), TILE)
+        window = scoring.table_window(blocks, cell.j - cell.i, tile)
+        moved = tiles.unskew(cell.transposed[queries])
+        for e in range(blocks.heads):
+            by_row = tiles.unfold(moved, e, blocks).astype(cell.query.dtype)
+            row, query = cell.key_table[e, :, window], cell.query[0, e, :, queries]
+            cell.query_sum[e, :, of_tile] += tiles.product(row, by_row, (1, 1))
+            cell.d_key_table[e, :, window] += tiles.product(query, by_row, (1, 0))
 
 
 def _fold_lanes(x_GDT):

@@ -59,9 +59,7 @@ def forward(blocks, seeds, visits, content, tables, query_segments, key_segments
             ],
             out_specs=[output, lse],
             scratch_shapes=[
-                pltpu.VMEM((together, 1, block), jnp.float32),
-                pltpu.VMEM((together, 1, block), jnp.float32),
-                pltpu.VMEM((together, size, block), jnp.float32),
+                *softmax.scratch(together, size, block),
                 *[pltpu.VMEM((block, block), word)] * blocks.c2p,
             ],
         ),

@@ -238,12 +238,12 @@ def test_a_run_stops_early_and_keeps_its_best(checkpoint, examples, tmp_path):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_states_its_task_for_every_size(recipe):
     from deberta_jax.configs.finetune import settings
-    from deberta_jax.data.tasks import TASK_KINDS
+    from deberta_jax.data.tasks import TASKS
 
     module = importlib.import_module(f"deberta_jax.configs.finetune.{recipe}")
     for size in settings.SIZES:
         config = schema.freeze(module.get_config(size))
-        assert config.objective in TASK_KINDS and config.task.name == recipe
+        assert config.objective in TASKS and config.task.name == recipe
         assert f"configs/finetune/{recipe}.py" in module.__doc__
         assert 1e-6 < config.optimizer.learning_rate < 1e-4
     with pytest.raises(ValueError, match="size 'huge' must be one of"):

@@ -10,7 +10,7 @@ import numpy as np
 
 from deberta_jax import objectives, schema
 from deberta_jax.data.masking import derive_seed
-from deberta_jax.data.tasks import TASK_KINDS, scores
+from deberta_jax.data.tasks import TASKS, scores
 from deberta_jax.data.tasks.batches import Batches, choose_lengths
 from deberta_jax.data.tasks.encoded import Encoded
 from deberta_jax.data.tasks.sources import read_rows
@@ -73,8 +73,8 @@ def open_session(config: Config) -> Session:
     Raises:
         UserError: something is missing, or does not fit; before anything is written.
     """
-    if config.objective not in TASK_KINDS:
-        known = ", ".join(map(repr, TASK_KINDS))
+    if config.objective not in TASKS:
+        known = ", ".join(map(repr, TASKS))
         raise UserError(f"objective is {config.objective!r}; fine-tuning's are {known}")
     if not config.train.init:
         raise UserError("--init is missing; it names a checkpoint, or the workdir of a run")
@@ -86,7 +86,7 @@ def open_session(config: Config) -> Session:
     tokenizer = tokenizer_of(config.train.init)
     _check_limits(config, stated, tokenizer)
     rows = read_rows(config.task.train, config.task.header)
-    task: Any = TASK_KINDS[config.objective](config.task, tokenizer, rows)
+    task: Any = TASKS[config.objective](config.task, tokenizer, rows)
     if 0 < config.task.train_examples < len(rows):
         rng = np.random.default_rng(derive_seed(config.data.seed, "task examples"))
         chosen = rng.choice(len(rows), config.task.train_examples, replace=False)

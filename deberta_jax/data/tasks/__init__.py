@@ -6,7 +6,7 @@ from deberta_jax.data.tasks.span import SpanExtraction
 from deberta_jax.data.tasks.tokens import TokenClassification
 
 # By the objective that learns them. What they have in common is `Classification`'s.
-TASK_KINDS = {
+TASKS = {
     "classification": Classification,
     "regression": Regression,
     "multiple_choice": MultipleChoice,

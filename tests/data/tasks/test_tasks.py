@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from deberta_jax.data.tasks import TASK_KINDS
+from deberta_jax.data.tasks import TASKS
 from deberta_jax.data.tasks.config import TaskConfig
 from deberta_jax.data.tasks.sources import Row
 from deberta_jax.errors import UserError
@@ -16,7 +16,7 @@ def rows(*values):
 
 
 def make(kind, tokenizer, given, **options):
-    return TASK_KINDS[kind](TaskConfig(**options), tokenizer, given)
+    return TASKS[kind](TaskConfig(**options), tokenizer, given)
 
 
 PAIRS = rows(

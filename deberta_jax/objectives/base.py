@@ -14,6 +14,8 @@ from deberta_jax.interop import pretrained
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.depth import depths
 from deberta_jax.model.heads import Deberta
+from deberta_jax.training.config import OptimizerConfig
+from deberta_jax.training.trainable import Stage
 
 Params = Any
 Batch = dict[str, jax.Array]
@@ -33,6 +35,7 @@ class Objective(abc.ABC):
         models: the models by name, without dropout, as a checkpoint of each is loaded.
         exported: names of the models that an export writes. The first is the run's own: it is what
             `load_pretrained(workdir)` returns.
+        groups: names of the parameters' optimizer groups.
     """
 
     # Packed text, or a task's labelled examples, which come with batches of their own.
@@ -41,6 +44,7 @@ class Objective(abc.ABC):
     config: ModelConfig
     models: dict[str, Deberta]
     exported: tuple[str, ...] = ("model",)
+    groups: tuple[str, ...] = ("default",)
 
     @classmethod
     @abc.abstractmethod
@@ -115,8 +119,25 @@ class Objective(abc.ABC):
         return depths(self.config, params)
 
     def parameter_groups(self, params: Params) -> Any:
-        """The name of each parameter's optimizer group, a tree like `params`."""
-        return jax.tree.map(lambda _: "default", params)
+        """The name of each parameter's optimizer group, a tree like `params`.
+
+        Each group has an optimizer and a state of its own, and is clipped by its own norm.
+        """
+        return jax.tree.map(lambda _: self.groups[0], params)
+
+    def optimizer_config(self, group: str, config: OptimizerConfig) -> OptimizerConfig:
+        """The settings of a group's optimizer; `config` is the run's."""
+        del group
+        return config
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The updates of a step, one after another: one of all groups by `loss`, unless told."""
+
+        def loss(params, batch, weights, rng):
+            value, sums = self.loss(params, batch, weights, rng, train=True)
+            return value, (sums, {})
+
+        return (Stage(self.groups, loss),)
 
     def examples(self, params: Params, data: PreparedData, seed: int, count: int) -> list[str]:
         """Lines that show what the model predicts on `count` held-out examples of each kind."""

@@ -21,7 +21,7 @@ from deberta_jax.interop.tokenizers import PretrainedTokenizer
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.parallel.sharding import local_rows
 from deberta_jax.runs.loading import read_checkpoint, tokenizer_of
-from deberta_jax.runs.opening import TOKENIZER
+from deberta_jax.runs.opening import CONFIG, TOKENIZER
 from deberta_jax.runs.pretraining import claim_workdir
 from deberta_jax.schema import Config
 from deberta_jax.training import loop
@@ -215,6 +215,7 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
     units = StepUnits(tokens, batches.per_epoch)
     units = units.with_total("train.duration", config.train.duration)
     program = make_program(config, objective, units)
+    _check_batch_size(config, workdir)
     claim_workdir(config, workdir)
     if jax.process_index() == 0:
         session.tokenizer.save(workdir / TOKENIZER)
@@ -246,6 +247,18 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
         write_predictions(session, found, workdir)
         results.write_one(workdir, step, measured)
     return measured
+
+
+def _check_batch_size(config: Config, workdir: Path) -> None:
+    """Raises `UserError` where a run was begun with another batch size: batches are put together by
+    length, so that a position among them means nothing in others."""
+    path = workdir / CONFIG
+    asked = config.train.batch_size
+    if path.exists() and (begun := schema.load(path).train.batch_size) != asked:
+        raise UserError(
+            f"train.batch_size is {asked}, but {workdir} was started with {begun}; fine-tuning "
+            "goes on with the same, or in another --workdir"
+        )
 
 
 def initial_params(session: Session, objective, seed: int):

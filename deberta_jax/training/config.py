@@ -30,6 +30,8 @@ class OptimizerConfig:
     bias_correction: bool = True
     # Decoupled weight decay; never on biases and LayerNorm weights.
     weight_decay: float = 0.01
+    # Modules or parameters by name ("delta", "relative_embeddings") that do not decay either.
+    no_decay: tuple[str, ...] = ()
     # Factor from a layer's learning rate to that of the layer below it. 1: all learn alike.
     layer_decay: float = 1.0
     # Largest norm of the whole gradient; a larger one is scaled down. 0: no limit.

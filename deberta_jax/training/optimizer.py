@@ -1,5 +1,7 @@
 """AdamW by optax: named schedules, a decay mask, a global clip."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -72,7 +74,9 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule, depths=Non
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         adam,
-        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        optax.add_decayed_weights(
+            config.weight_decay, functools.partial(decay_mask, no_decay=config.no_decay)
+        ),
         optax.scale_by_learning_rate(schedule),
         optax.identity() if depths is None else _slower_below(config.layer_decay, depths),
     )
@@ -87,15 +91,33 @@ def _slower_below(decay: float, depths):
     return optax.stateless(lambda updates, _: jax.tree.map(lambda u, s: u * s, updates, shares))
 
 
-def decay_mask(parameters):
-    """True where weight decay applies: everything but biases and LayerNorm scales."""
+def decay_mask(parameters, no_decay=()):
+    """True where weight decay applies: everything but biases, LayerNorm scales, and `no_decay`."""
 
     def decays(path, _):
-        # Boxed parameters (with their logical axes) end their path in the box's own field.
-        name = next(key.key for key in reversed(path) if isinstance(key, jax.tree_util.DictKey))
-        return not (name.endswith("bias") or name == "scale")
+        names = _names(path)
+        return not (
+            names[-1].endswith("bias") or names[-1] == "scale" or set(names) & set(no_decay)
+        )
 
     return jax.tree.map_with_path(decays, parameters)
+
+
+def check_no_decay(config: OptimizerConfig, parameters) -> None:
+    """Raises `UserError` where `optimizer.no_decay` names what the model does not have."""
+    paths = [_names(path) for path, _ in jax.tree.leaves_with_path(parameters)]
+    known = {name for names in paths for name in names}
+    for name in config.no_decay:
+        if name not in known:
+            raise UserError(
+                f"optimizer.no_decay has {name!r}, which is no module or parameter of this model; "
+                f"it has {', '.join(sorted(known))}"
+            )
+
+
+def _names(path) -> list[str]:
+    """The modules of a parameter and its own name; a box's own field is none of them."""
+    return [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
 
 
 def _scale_by_uncorrected_adam(config: OptimizerConfig):

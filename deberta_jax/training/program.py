@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
 from deberta_jax.parallel import sharding, xla_options
 from deberta_jax.parallel.mesh import make_mesh
 from deberta_jax.training.evaluation import make_evaluation
+from deberta_jax.training.groups import make_optimizers
 from deberta_jax.training.norms import norms_hook
-from deberta_jax.training.optimizer import make_optimizer, make_schedule
 from deberta_jax.training.state import abstract_state
 from deberta_jax.training.step import make_train_step
 from deberta_jax.training.step_units import StepUnits
@@ -67,15 +66,11 @@ def make_program(config, objective, units: StepUnits, devices=None) -> TrainProg
     )
     mesh = make_mesh(config.mesh, devices)
     sharding.check_batch(settings.batch_size, settings.microbatches, mesh)
-    schedule = make_schedule(config.optimizer, units)
-    depths = None
-    if config.optimizer.layer_decay != 1:
-        depths = objective.depths(nn.unbox(jax.eval_shape(objective.init, jax.random.key(0))))
-    optimizer = make_optimizer(config.optimizer, schedule, depths)
-    abstract, initialize = abstract_state(objective, optimizer, mesh)
+    optimizers = make_optimizers(config.optimizer, objective, units)
+    abstract, initialize = abstract_state(objective, optimizers, mesh)
     layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     hooks = [norms_hook(every.norms)] if every.norms else []
-    step = make_train_step(objective, optimizer, schedule, settings.microbatches, hooks)
+    step = make_train_step(objective, optimizers, settings.microbatches, hooks)
     train_step = jax.jit(
         step,
         in_shardings=(layouts, sharding.batch_sharding(mesh), sharding.replicated(mesh)),

@@ -68,7 +68,7 @@ class Recorder:
             return
         fetched = jax.device_get(self._pending)
         metrics = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
-        metrics["optim/learning_rate"] = float(fetched[-1]["optim/learning_rate"])
+        metrics |= {n: float(x) for n, x in fetched[-1].items() if n.endswith("/learning_rate")}
         metrics |= self.throughput.report()
         for step, norms in jax.device_get(self._pending_norms):
             if step == self._step:

@@ -6,10 +6,10 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from deberta_jax.parallel import sharding
+from deberta_jax.training.groups import Optimizers
 
 
 @flax.struct.dataclass
@@ -19,7 +19,7 @@ class TrainState:
     Attributes:
         step: int32 [], steps done.
         params: the objective's parameters, float32.
-        opt_state: the optimizer's state.
+        opt_state: the state of the optimizers (`groups.Optimizers`).
     """
 
     step: jax.Array
@@ -27,7 +27,7 @@ class TrainState:
     opt_state: Any
 
 
-def abstract_state(objective, optimizer: optax.GradientTransformation, mesh: Mesh):
+def abstract_state(objective, optimizers: Optimizers, mesh: Mesh):
     """Shapes, types and shardings of the state, and the function that makes it.
 
     Returns:
@@ -39,7 +39,7 @@ def abstract_state(objective, optimizer: optax.GradientTransformation, mesh: Mes
         return _with_optimizer(objective.init(rng))
 
     def _with_optimizer(params):
-        return TrainState(jnp.zeros([], jnp.int32), params, optimizer.init(params))
+        return TrainState(jnp.zeros([], jnp.int32), params, optimizers.init(params))
 
     abstract = _laid_out(jax.eval_shape(boxed, jax.random.key(0)), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

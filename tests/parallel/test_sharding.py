@@ -11,6 +11,7 @@ from deberta_jax.objectives.mlm_clm import MaskedAndCausalLanguageModelling
 from deberta_jax.parallel import sharding
 from deberta_jax.parallel.mesh import AXES, MeshConfig, make_mesh
 from deberta_jax.training.config import OptimizerConfig
+from deberta_jax.training.groups import Optimizers
 from deberta_jax.training.norms import norms_hook
 from deberta_jax.training.optimizer import make_optimizer, make_schedule
 from deberta_jax.training.state import abstract_params, abstract_state
@@ -146,7 +147,9 @@ def run_steps(mesh, objective, microbatches, seed, steps=3):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     whole = sharding.replicated(mesh)
     step = jax.jit(
-        make_train_step(objective, optimizer, rate, microbatches, [norms_hook(1)]),
+        make_train_step(
+            objective, Optimizers.single(optimizer, rate), microbatches, [norms_hook(1)]
+        ),
         in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
         out_shardings=(shardings, whole),
         donate_argnums=0,

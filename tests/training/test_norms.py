@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
+from deberta_jax.training.groups import Optimizers
 from deberta_jax.training.norms import norms_hook, part_names, part_norms
 from deberta_jax.training.state import TrainState
 from deberta_jax.training.step import make_train_step
@@ -41,7 +42,9 @@ def test_a_step_records_weights_gradient_and_update(seed):
     config = small.variant(num_hidden_layers=1)
     params, batch = small.random_params(config, seed), small.random_batch(config, seed)
     objective, optimizer = MaskedLanguageModelling(config), optax.sgd(0.5)
-    step = make_train_step(objective, optimizer, lambda _: 0.5, 1, [norms_hook(1)])
+    step = make_train_step(
+        objective, Optimizers.single(optimizer, lambda _: 0.5), 1, [norms_hook(1)]
+    )
     state = TrainState(jnp.int32(0), params, optimizer.init(params))
     after, metrics = jax.device_get(jax.jit(step)(state, batch, 0))
     norms = metrics["norms"]

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
+from deberta_jax.training.groups import Optimizers
 from deberta_jax.training.state import TrainState
 from deberta_jax.training.step import make_train_step
 from tests.model import small
@@ -38,7 +39,7 @@ def test_any_number_of_microbatches_makes_the_same_step(seed):
     objective, optimizer, rate = MaskedLanguageModelling(config), optax.sgd(1.0), lambda step: 1.0
     states, metrics = {}, {}
     for parts in (1, 2, 4):
-        step = jit(make_train_step(objective, optimizer, rate, parts))
+        step = jit(make_train_step(objective, Optimizers.single(optimizer, rate), parts))
         states[parts], metrics[parts] = step(start(params, optimizer), batch, 0)
     assert float(metrics[1]["optim/grad_norm"]) > 0.01
     for parts in (2, 4):
@@ -54,7 +55,9 @@ def test_any_number_of_microbatches_makes_the_same_step(seed):
 def test_the_loss_is_the_mean_over_the_targets(seed):
     config = small.variant(num_hidden_layers=1, **STILL)
     params, batch = small.random_params(config, seed), batch_of_uneven_rows(config, seed)
-    step = make_train_step(MaskedLanguageModelling(config), optax.sgd(0.0), lambda step: 0.0, 1)
+    step = make_train_step(
+        MaskedLanguageModelling(config), Optimizers.single(optax.sgd(0.0), lambda step: 0.0), 1
+    )
     _, metrics = jit(step)(start(params, optax.sgd(0.0)), batch, 0)
     logits = np.asarray(small.logits(config, params, batch), np.float64)
     chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -70,7 +73,7 @@ def test_it_learns_a_batch_by_heart_and_reports_it(seed):
     objective, optimizer = MaskedLanguageModelling(config), optax.adam(3e-3)
     params = nn.unbox(jit(objective.init)(jax.random.key(seed)))
     state, batch = start(params, optimizer), small.random_batch(config, seed)
-    step = jit(make_train_step(objective, optimizer, lambda step: 3e-3, 1))
+    step = jit(make_train_step(objective, Optimizers.single(optimizer, lambda step: 3e-3), 1))
     history = []
     for _ in range(60):
         state, metrics = step(state, batch, 0)
@@ -91,7 +94,7 @@ def test_randomness_is_of_the_seed_and_the_step_alone(seed):
     config = small.variant(num_hidden_layers=1, hidden_dropout_prob=0.3)
     params, batch = small.random_params(config, seed), small.random_batch(config, seed)
     objective, optimizer = MaskedLanguageModelling(config), optax.sgd(0.0)
-    step = jit(make_train_step(objective, optimizer, lambda step: 0.0, 1))
+    step = jit(make_train_step(objective, Optimizers.single(optimizer, lambda step: 0.0), 1))
 
     def loss(seed, at):
         _, metrics = step(start(params, optimizer, at), batch, np.uint32(seed))

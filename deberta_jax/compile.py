@@ -7,14 +7,12 @@ compiles the training step that `train` would run there, and adds up what the co
 Exit status 1: it does not fit.
 """
 
-import json
 import sys
-from pathlib import Path
 
 import jax
 from absl import flags
 
-from deberta_jax import command
+from deberta_jax import command, storage
 from deberta_jax.errors import UserError
 from deberta_jax.estimates.cost import prepare
 from deberta_jax.estimates.report import gib
@@ -50,8 +48,8 @@ def main(parsed) -> None:
         )
     if parsed.json:
         values = [one.to_dict() for one in reports]
-        text = json.dumps(values[0] if len(values) == 1 else values, indent=2)
-        Path(parsed.json).expanduser().write_text(text + "\n")
+        path = storage.as_path(parsed.json)
+        storage.write_json(path, values[0] if len(values) == 1 else values)
     if not fitting:
         last = reports[-1]
         print(

@@ -206,14 +206,16 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     with pytest.raises(KeyboardInterrupt):
         finetuning.finetune_seed(session, 3, tmp_path / "cut")
     assert not (tmp_path / "cut" / "results.json").exists()
+    train = dataclasses.replace(session.config.train, batch_size=8)
+    other = session._replace(config=dataclasses.replace(session.config, train=train))
+    with pytest.raises(UserError, match=r"train\.batch_size is 8, but .*cut was started with 16"):
+        finetuning.finetune_seed(other, 3, tmp_path / "cut")
     assert finetuning.finetune_seed(session, 3, tmp_path / "cut") == whole
     ours, want = (open_run(tmp_path / name) for name in ("cut", "whole"))
     assert ours.step == want.step
     jax.tree.map(np.testing.assert_array_equal, ours.params, want.params)
     # Done, it stays done, and is no other run's.
     assert finetuning.finetune_seed(session, 3, tmp_path / "cut") == whole
-    train = dataclasses.replace(session.config.train, batch_size=8)
-    other = session._replace(config=dataclasses.replace(session.config, train=train))
     with pytest.raises(
         UserError, match=r"results of other settings \(train\.batch_size: 16 -> 8\)"
     ):

@@ -23,6 +23,7 @@ from deberta_jax.objectives import Objective
 from deberta_jax.runs.opening import open_run
 from deberta_jax.training.metrics import read_metrics
 from tests.devices import UNOPTIMISED
+from tests.tpu_compiler import compile_for_pod, compiled_for_tpu
 
 ROOT = Path(__file__).parents[1]
 TOY = Path(__file__).parent / "toy_objective"
@@ -157,6 +158,33 @@ def test_every_verb_takes_its_run(run, data, tmp_path):
         model, params = deberta_jax.load_pretrained(tmp_path / directory, "masked_lm")
         model = model.clone(config=dataclasses.replace(model.config, causal=name == "clm"))
         np.testing.assert_allclose(model.apply({"params": params}, ids), want, atol=1e-5)
+
+
+def lowered_for_tpus():
+    """Characters of the lowered step of every objective of text, for four chips."""
+    from deberta_jax.estimates.cost import tpu_devices
+    from deberta_jax.runs.compilation import lower_step, program_for
+
+    sizes, devices = {}, tpu_devices("v5e:2x2")
+    for name in TEXT[:-1]:
+        config = config_for(name, batch_size=16)
+        objective = objectives.make(config)
+        program = program_for(config, devices, objective)
+        sizes[name] = len(lower_step(config, program, objective).as_text())
+    return sizes
+
+
+def test_each_is_lowered_for_a_pod():
+    assert min(compiled_for_tpu(lowered_for_tpus).values()) > 10_000
+
+
+def test_one_from_outside_is_compiled_for_a_pod(tmp_path, monkeypatch):
+    """The step that `train` would run, by the TPU compiler."""
+    monkeypatch.setenv("PYTHONPATH", f"{TOY}:{ROOT}")
+    arguments = RECIPE, "--config.objective=copy", "--topology=v5e:2x2", "--quick"
+    out = tmp_path / "report.json"
+    status, report, _, errors = compile_for_pod(out, *arguments, "--config.train.batch_size=16")
+    assert status == 0 and report["fits"] and report["collectives"], errors
 
 
 def test_it_goes_on_without_its_corpus(run, data, tmp_path):

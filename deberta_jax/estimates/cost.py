@@ -6,7 +6,7 @@ prints the estimate of one program; FUNCTION() returns (function, arguments), of
 arguments may be `jax.ShapeDtypeStruct`s. It runs anywhere libtpu is installed.
 
 An instruction of XLA's carries `estimated_cycles`, which allows for its time at the memory. A
-Pallas kernel carries nothing: its cycles are those of its schedule (`parallel.schedule`), or the
+Pallas kernel carries nothing: its cycles are those of its schedule (`kernel_schedule`), or the
 time that reading its operands and writing its results once takes, where that is longer or there is
 no schedule. Where the
 compiler states nothing else (gathers, scatters, sorts, random bits), the schedule counts too, and

@@ -12,6 +12,7 @@ from deberta_jax import objectives, schema
 from deberta_jax.errors import UserError
 from deberta_jax.estimates.cost import estimate_lowered, tpu_devices
 from deberta_jax.estimates.report import Job, Report, compiled_report, too_large_report
+from deberta_jax.objectives import Objective
 from deberta_jax.parallel import sharding
 from deberta_jax.parallel.chips import check_topology
 from deberta_jax.parallel.mesh import MeshConfig
@@ -32,9 +33,10 @@ def compile_step(config: Config, topology: str, slices: int = 1) -> Report:
     """
     chip = check_topology(topology)
     devices = tpu_devices(topology, slices)
-    program = program_for(config, devices)
-    lowered = lower_step(config, program)
-    job = _job(config, program, topology, slices)
+    objective = objectives.make(config)
+    program = program_for(config, devices, objective)
+    lowered = lower_step(config, program, objective)
+    job = _job(config, program, objective, topology, slices)
     ordered = list(program.mesh.devices.flat)
     try:
         return compiled_report(job, ordered, chip, estimate_lowered(lowered, chip.name))
@@ -45,8 +47,8 @@ def compile_step(config: Config, topology: str, slices: int = 1) -> Report:
         return report
 
 
-def program_for(config: Config, devices) -> TrainProgram:
-    """The program of a run on `devices`, without its data.
+def program_for(config: Config, devices, objective: Objective) -> TrainProgram:
+    """The program of a run of `objective` on `devices`, without its data.
 
     Raises:
         UserError: as `make_program`, or a duration is stated in epochs.
@@ -60,13 +62,13 @@ def program_for(config: Config, devices) -> TrainProgram:
     units = StepUnits(config.train.batch_size * sequence_length(config), math.inf)
     total = units.steps("train.duration", config.train.duration)
     units = dataclasses.replace(units, total_steps=total)
-    return make_program(config, objectives.make(config, None), units, devices)
+    return make_program(config, objective, units, devices)
 
 
-def lower_step(config: Config, program: TrainProgram) -> jax.stages.Lowered:
+def lower_step(config: Config, program: TrainProgram, objective: Objective) -> jax.stages.Lowered:
     """The training step of a program, not yet compiled."""
     layout = sharding.batch_sharding(program.mesh)
-    shapes = objectives.make(config).batch_shapes(sequence_length(config), config.train.batch_size)
+    shapes = objective.batch_shapes(sequence_length(config), config.train.batch_size)
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), shapes
     )
@@ -160,9 +162,10 @@ def side_by_side(reports: list[Report]) -> str:
     )
 
 
-def _job(config: Config, program: TrainProgram, topology: str, slices: int) -> Job:
+def _job(
+    config: Config, program: TrainProgram, objective: Objective, topology: str, slices: int
+) -> Job:
     length = sequence_length(config)
-    objective = objectives.make(config, None)
     leaves = jax.tree.leaves(program.abstract)
     whole = [_bytes(leaf) for leaf in leaves if leaf.sharding.is_fully_replicated]
     return Job(

@@ -1,0 +1,152 @@
+"""What every verb shares: flags, the config file with its overrides, one-line errors."""
+
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from deberta_jax import recipes
+from deberta_jax.errors import UserError
+from deberta_jax.parallel import host_memory
+from deberta_jax.parallel import processes as distributed
+from deberta_jax.schema import Config, flatten, freeze, no_such_field
+
+# Exit status of a run that stopped before its end because a stop was requested, and can go on. A
+# shell reports the same of a process that SIGTERM ended; schedulers restart such a job.
+STOPPED = 128 + signal.SIGTERM
+
+
+def run(
+    verb: Callable,
+    workdir: bool = True,
+    needs_config: bool = True,
+    processes: bool = False,
+    sweep: bool = False,
+) -> None:
+    """Parses the command line, calls `verb(flags)`, and exits; a `UserError` is one line.
+
+    Args:
+        verb: the verb's main function; it gets absl's parsed flags.
+        workdir: whether there is a --workdir flag, which is then required.
+        needs_config: whether there is a --config (with --config.a.b=c overrides).
+        processes: whether several processes may run the verb as one (--distributed).
+        sweep: whether that recipe is a sweep file, named by --sweep.
+    """
+    _define_flags(workdir, needs_config, processes, sweep)
+
+    def parse(arguments):
+        parsed = _one_line(lambda: _parse(arguments))
+        if sweep and parsed.config is None:
+            _fail("--sweep is missing; it names a sweep, such as sweeps/ablation:tiny")
+        if needs_config and parsed.config is None:
+            _fail("--config is missing; it names a recipe, such as quickstart")
+        if workdir and not parsed.workdir:
+            _fail("--workdir is missing; it names the directory of the run")
+        # Orbax and TFDS tell every step of theirs; --verbosity=0 shows it.
+        if parsed["verbosity"].using_default_value:
+            parsed.verbosity = logging.ERROR
+        return [sys.argv[0]]
+
+    def main(_):
+        host_memory.keep()  # before JAX starts its threads
+        if processes:
+            distributed.initialize(flags.FLAGS.distributed)
+        verb(flags.FLAGS)
+
+    app.run(lambda arguments: _one_line(lambda: main(arguments)), flags_parser=parse)
+
+
+def _define_flags(workdir: bool, needs_config: bool, processes: bool, sweep: bool) -> None:
+    values = flags.FLAGS
+    others = set(values)
+    if processes:
+        flags.DEFINE_string(
+            "distributed", "off", f"The job's other processes: {distributed.FORMS}."
+        )
+    if needs_config:
+        config_flags.DEFINE_config_file(
+            "config", None, "A recipe: its name or its file. --config.a.b=c overrides a field."
+        )
+        values["config"].parser = _RecipeParser("sweep" if sweep else "config")
+    if sweep:
+        flags.DEFINE_alias("sweep", "config")
+    if workdir:
+        flags.DEFINE_string("workdir", None, "Directory of the run.")
+    # absl's --help lists the flags of the module that is run; these are among them.
+    for name in sorted(set(values) - others):
+        values.register_key_flag_for_module(sys.argv[0], values[name])
+
+
+class _RecipeParser(config_flags.ConfigFileFlagParser):
+    """Reads recipes by name too; errors begin with the flag, which is its `name`."""
+
+    def parse(self, path: str) -> ConfigDict:
+        try:
+            file = recipes.find(path)
+        except UserError as error:
+            raise UserError(f"--{self.name}={error}") from None
+        _, colon, argument = path.partition(":")
+        try:
+            return super().parse(f"{file}{colon}{argument}")
+        except TypeError as error:
+            if "get_config() takes 0 " in str(error):
+                raise UserError(f"--{self.name}={path}: the recipe takes no argument") from error
+            raise
+
+
+def config(parsed) -> Config:
+    """The checked config that the command line gave."""
+    return freeze(parsed.config)
+
+
+def workdir(parsed) -> Path:
+    return Path(parsed.workdir).expanduser()
+
+
+def _parse(arguments):
+    try:
+        rest = flags.FLAGS(arguments, known_only=False)
+        if "config" in flags.FLAGS:  # an unreadable recipe is silent until it is looked at
+            getattr(flags.FLAGS["config"].value, "is_locked", None)
+    except UserError:
+        raise
+    except Exception as error:  # absl and ml_collections raise many kinds for one mistake
+        raise UserError(_explain(error, arguments)) from error
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is no flag; overrides look like --config.train.batch_size=64")
+    return flags.FLAGS
+
+
+def _explain(error: Exception, arguments) -> str:
+    """One line for a recipe or an override that cannot be used, with the nearest field."""
+    if raised := recipes.raised_in(error, "get_config"):
+        return raised
+    fields = flatten(Config())
+    matches = (re.match(r"--?config\.([^=]+)(?:=(.*))?$", word) for word in arguments[1:])
+    overrides = [match for match in matches if match]
+    for override in overrides:
+        if override[1] not in fields:
+            return no_such_field(override[1])
+    if isinstance(error, config_flags.FlagOrderError):
+        return f"{overrides[0][0]} comes before --config; overrides have to follow the recipe"
+    for override in overrides:
+        if override[1] in str(error):
+            return f"{override[0]}: it must be of type {type(fields[override[1]]).__name__}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _one_line(function):
+    try:
+        return function()
+    except UserError as error:
+        _fail(str(error), error.status)
+
+
+def _fail(message: str, status: int = UserError.status):
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

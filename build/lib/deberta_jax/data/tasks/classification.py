@@ -1,0 +1,132 @@
+"""A class, or a number, for a text or for a pair of texts."""
+
+import collections
+
+import numpy as np
+
+from deberta_jax.data.tasks import encoded, scores
+from deberta_jax.data.tasks.config import TaskConfig
+from deberta_jax.data.tasks.encoded import Encoded
+from deberta_jax.data.tasks.labels import Labels, text_of
+from deberta_jax.data.tasks.sources import Row
+from deberta_jax.errors import UserError
+
+
+class Classification:
+    """The task of `objective="classification"`: the model gives a logit for each label."""
+
+    def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
+        """Takes the labels from `config`, or else from the training examples."""
+        if len(config.texts) not in (1, 2):
+            raise UserError(f"task.texts is {config.texts}; it must name one column, or two")
+        self.config, self._tokenizer = config, tokenizer
+        self._between = encoded.separators(tokenizer)
+        self.labels = self._labels(train_rows)
+
+    def _labels(self, train_rows) -> Labels | None:
+        return Labels.of(self.config, train_rows)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.labels.names
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.label_names)
+
+    def encode(self, rows: list[Row], training: bool, labelled: bool = True) -> Encoded:
+        """Examples for the model; see `Encoded`.
+
+        Args:
+            rows: the examples.
+            training: an example with an empty text is left out, and counted; where they are
+                measured or predicted, every example stays.
+            labelled: whether they have labels to read.
+
+        Raises:
+            UserError: a column is missing, or a label is none of the task's.
+        """
+        counts = collections.Counter()
+        texts = [[text_of(row, column) for column in self.config.texts] for row in rows]
+        empty = [not all(text.strip() for text in group) for group in texts]
+        counts["examples with an empty text" + ", left out" * training] = sum(empty)
+        if training:
+            rows = [row for row, gone in zip(rows, empty, strict=True) if not gone]
+            texts = [group for group, gone in zip(texts, empty, strict=True) if not gone]
+        columns = [
+            encoded.plain_ids(self._tokenizer, [group[index] for group in texts])
+            for index in range(len(self.config.texts))
+        ]
+        limit = self.config.max_length - 2 - self._between * (len(columns) - 1)
+        items, examples = [], []
+        for index, row in enumerate(rows):
+            parts = [column[index] for column in columns]
+            kept = encoded.cut(parts, limit)
+            counts["inputs cut to task.max_length"] += sum(map(len, kept)) < sum(map(len, parts))
+            ids = encoded.join(self._tokenizer, *kept, *[None] * (2 - len(kept)), self._between)
+            item = {"input_ids": ids, "segment_ids": np.ones_like(ids)}
+            example = {"id": row.get("id|idx|index|uid", index)}
+            if labelled:
+                example["label"], item["labels"] = self._target(row)
+                item["weights"] = np.float32(1)
+            items.append(item)
+            examples.append(example)
+        return Encoded(items, [None] * len(items), examples, counts)
+
+    def _target(self, row: Row):
+        """(the label as it is shown, and as the model learns it)."""
+        index = self.labels.index(row, self.config.label)
+        return self.labels.names[index], np.int32(index)
+
+    def predictions(self, logits: list[np.ndarray], inputs: Encoded) -> list[dict]:
+        """What the model's outputs [labels] of each item say of each example."""
+        predictions = []
+        for row in np.asarray(logits, np.float64):
+            shares = np.exp(row - row.max())
+            shares /= shares.sum()
+            chances = dict(zip(self.labels.names, shares.round(6).tolist(), strict=True))
+            predictions.append(
+                {"prediction": self.labels.names[row.argmax()], "probabilities": chances}
+            )
+        return predictions
+
+    def score(self, predictions: list[dict], examples: list[dict]) -> dict[str, float]:
+        """The task's scores of predictions, which are in the examples' order."""
+        indices = {name: index for index, name in enumerate(self.labels.names)}
+        return scores.of_classes(
+            self.config.scores,
+            np.array([indices[example["label"]] for example in examples]),
+            np.array([indices[prediction["prediction"]] for prediction in predictions]),
+        )
+
+
+class Regression(Classification):
+    """The task of `objective="regression"`: the model gives a number."""
+
+    def _labels(self, train_rows):
+        return None
+
+    @property
+    def label_names(self):
+        return ("value",)
+
+    def _target(self, row):
+        try:
+            value = float(row[self.config.label])
+        except (TypeError, ValueError):
+            value = np.nan
+        if not np.isfinite(value):
+            raise UserError(
+                f"{row.where}: {self.config.label} is {row[self.config.label]!r}, not a number"
+            )
+        return value, np.float32(value)
+
+    def predictions(self, logits, inputs):
+        return [{"prediction": round(float(row[0]), 6)} for row in logits]
+
+    def score(self, predictions, examples):
+        return scores.of_numbers(
+            self.config.scores,
+            np.array([example["label"] for example in examples]),
+            np.array([prediction["prediction"] for prediction in predictions]),
+        )

@@ -1,0 +1,1 @@
+"""Checkpoints of others: `transformers` and the released files."""

@@ -1,0 +1,173 @@
+"""Released tensors to our parameters and back: every one accounted for, no value changed."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from absl import logging
+
+from deberta_jax.errors import UserError
+from deberta_jax.interop.config_json import CLASSIFIERS, label_fields, write_config
+from deberta_jax.interop.files import write_tensors
+from deberta_jax.interop.names import HEAD_NAMES, POSITION_TABLE, entries
+from deberta_jax.model.compute import ComputeConfig
+from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.heads import Deberta
+from deberta_jax.model.task_heads import TASK_MODELS, task_of
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+def build(
+    config: ModelConfig,
+    tensors: Mapping[str, np.ndarray],
+    task: str | None = None,
+    new: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    num_labels: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+) -> tuple[Deberta, dict]:
+    """A model of `task` and its float32 parameters, from tensors with released names.
+
+    Args:
+        config: the architecture.
+        tensors: by their names in a released checkpoint.
+        task: a key of `model.task_heads.TASK_MODELS`; None for the bare model.
+        new: beginnings of tensor names that may be missing; those are initialised afresh.
+        ignore: beginnings of tensor names that may be there without a place for them.
+        num_labels: labels of a new classifier; otherwise as many as the tensors have.
+        dtype: what the model computes in.
+        seed: of the initialisation of what is new.
+
+    Raises:
+        UserError: tensors are missing, extra or misshapen: all are listed, with both shapes.
+    """
+    if task not in TASK_MODELS:
+        raise UserError(f"task is {task!r}; it must be one of {', '.join(map(str, TASK_MODELS))}")
+    compute = ComputeConfig(dtype=dtype)
+    model = TASK_MODELS[task](config, compute, **_label_options(task, tensors, num_labels))
+    return model, from_state_dict(model, tensors, new=new, ignore=ignore, seed=seed)
+
+
+def save(
+    directory: Path,
+    model: Deberta,
+    params,
+    dtype: str = "float32",
+    max_shard_bytes: int = 5 * 10**9,
+    label_names: Sequence[str] = (),
+) -> None:
+    """Writes `model.safetensors` and `config.json`, which `transformers` reads too.
+
+    `label_names` are a classifier's, in the order of its outputs.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: x.astype(DTYPES[dtype]) for name, x in to_state_dict(model, params).items()}
+    write_tensors(tensors, directory, max_shard_bytes)
+    labels = getattr(model, "num_labels", 2)
+    spelling = {}
+    if task_of(model) in CLASSIFIERS and len(label_names) == labels:
+        spelling = label_fields(label_names)
+    write_config(model.config, directory, task_of(model), labels, dtype, **spelling)
+
+
+def to_state_dict(model: Deberta, params) -> dict[str, np.ndarray]:
+    """Our parameters under the names, and in the layouts, of a released checkpoint."""
+    flat = {path: np.asarray(leaf) for path, leaf in _by_path(params).items()}
+    return {
+        entry.key: np.ascontiguousarray(entry.layout.to_theirs(flat[entry.path][entry.part]))
+        for entry in entries(model.config, task_of(model))
+    }
+
+
+def from_state_dict(
+    model: Deberta,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    new: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    seed: int = 0,
+) -> dict:
+    """Our parameters from a state dict with released names; see `build` for the arguments."""
+    task, config = task_of(model), model.config
+    wanted = {entry.key: entry for entry in entries(config, task)}
+    like = _shapes(model)
+    flat = {path: np.zeros(leaf.shape, np.float32) for path, leaf in _by_path(like).items()}
+    _check(wanted, tensors, flat, tuple(new), tuple(ignore))
+    if any(key not in tensors for key in wanted):
+        fresh = jax.jit(functools.partial(_init, model))(jax.random.key(seed))
+        flat = {path: np.array(leaf) for path, leaf in _by_path(fresh).items()}
+    for key, entry in wanted.items():
+        if key in tensors:
+            part = flat[entry.path][entry.part]
+            flat[entry.path][entry.part or ...] = entry.layout.to_ours(tensors[key], part.shape)
+    return jax.tree.unflatten(jax.tree.structure(like), flat.values())
+
+
+def shapes(model: Deberta) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of such a model's checkpoint, by its released name."""
+    leaves = {path: np.zeros(leaf.shape, bool) for path, leaf in _by_path(_shapes(model)).items()}
+    return {
+        entry.key: entry.layout.to_theirs(leaves[entry.path][entry.part]).shape
+        for entry in entries(model.config, task_of(model))
+    }
+
+
+def _shapes(model: Deberta):
+    """Shapes and types of the model's parameters."""
+    return jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
+
+
+def _init(model: Deberta, rng):
+    ids = jnp.ones((1, 1, 8) if task_of(model) == "multiple_choice" else (1, 8), jnp.int32)
+    return nn.unbox(model.init(rng, ids))["params"]
+
+
+def _by_path(tree) -> dict:
+    """Every leaf by its "/"-separated path, in the tree's order."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
+
+
+def _label_options(task, tensors, num_labels) -> dict:
+    """The labels of a classifier: as asked for, else as many as the file's has."""
+    if task not in CLASSIFIERS:
+        return {}
+    stored = tensors.get("classifier.bias")
+    return {"num_labels": num_labels or (2 if stored is None else len(stored))}
+
+
+def _check(wanted, tensors, flat, new, ignore) -> None:
+    """Raises `UserError` unless every tensor has a place, and every place its tensor."""
+    shapes = {}
+    for key, entry in wanted.items():
+        part = flat[entry.path][entry.part]
+        shapes[key] = entry.layout.to_theirs(part).shape
+    missing = [
+        f"{key} {shapes[key]}" for key in wanted if key not in tensors and not key.startswith(new)
+    ]
+    extra = [name for name in tensors if name not in wanted and not name.startswith(ignore)]
+    other_heads = [name for name in extra if name.startswith((*HEAD_NAMES, POSITION_TABLE))]
+    extra = [f"{name} {tensors[name].shape}" for name in extra if name not in other_heads]
+    misshapen = [
+        f"{key} {tensors[key].shape} for {shapes[key]}"
+        for key in wanted
+        if key in tensors and tensors[key].shape != shapes[key]
+    ]
+    kinds = (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+    problems = [f"{kind}: {', '.join(names)}" for kind, names in kinds if names]
+    if problems:
+        raise UserError(
+            f"the checkpoint does not fit the model; {'; '.join(problems)}. "
+            "`new` and `ignore` name what may be missing and what may be left out"
+        )
+    if other_heads:
+        logging.warning("left out, heads of other tasks: %s", ", ".join(sorted(other_heads)))

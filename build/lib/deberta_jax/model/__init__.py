@@ -1,0 +1,1 @@
+"""What is computed: pure Flax modules over plain functions, no I/O."""

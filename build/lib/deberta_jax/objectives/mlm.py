@@ -1,0 +1,47 @@
+"""Masked language modelling, decoded with EMD: the pre-training objective of v1 and v2."""
+
+import jax.numpy as jnp
+
+from deberta_jax.data.masking import Masker, num_predictions
+from deberta_jax.errors import UserError
+from deberta_jax.evaluation.fill_mask import fill_mask_examples
+from deberta_jax.model.flops import masked_lm_flops
+from deberta_jax.objectives.prediction import TokenPrediction
+
+
+class MaskedLanguageModelling(TokenPrediction):
+    """Cross-entropy of the masked tokens, averaged over all of a batch's masked tokens.
+
+    A batch holds `input_ids`, `segment_ids`, `position_ids` [B, L] and `masked_positions`,
+    `masked_labels`, `masked_weights` [B, P].
+    """
+
+    def __init__(self, config, unigram_counts=None, **options):
+        if config.causal:
+            raise UserError("model.causal is True; objective 'mlm' needs it False")
+        super().__init__(config, unigram_counts, **options)
+
+    def batch_shapes(self, sequence_length, batch_size):
+        return Masker.shapes(self.masking, sequence_length, batch_size)
+
+    def batch_maker(self, tokenizer, seed):
+        return Masker(self.masking, tokenizer, seed)
+
+    def weights(self, batch):
+        return {"masked": jnp.maximum(jnp.sum(batch["masked_weights"]), 1e-6)}
+
+    def loss(self, params, batch, weights, rng, train):
+        targets = batch["masked_labels"], batch["masked_weights"]
+        sums = self._sums(params, batch, *targets, rng, train)
+        return sums["loss"] / weights["masked"], sums
+
+    def summarize(self, sums, weights):
+        names = {"loss": "loss", "correct": "mlm_accuracy", "unigram": "unigram_loss"}
+        return {names[name]: total / weights["masked"] for name, total in sums.items()}
+
+    def flops_per_token(self, sequence_length):
+        predictions = num_predictions(self.masking, sequence_length)
+        return masked_lm_flops(self.config, sequence_length, predictions) / sequence_length
+
+    def examples(self, params, data, seed, count):
+        return fill_mask_examples(self.logits, params, data, seed, count)

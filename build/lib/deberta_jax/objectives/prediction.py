@@ -1,0 +1,83 @@
+"""What the objectives that predict tokens share: the model, the sums, the baseline."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deberta_jax.data.config import MaskingConfig
+from deberta_jax.model.compute import ComputeConfig
+from deberta_jax.model.config import ModelConfig
+from deberta_jax.model.heads import DebertaForMaskedLM
+from deberta_jax.model.losses import token_losses, unigram_cross_entropy
+from deberta_jax.objectives.base import Objective
+
+
+class TokenPrediction(Objective):
+    """A model that predicts tokens at some positions of a batch, or at all of them.
+
+    A batch holds `input_ids`, `segment_ids`, `position_ids` [B, L], and `masked_positions` [B, P]
+    where tokens are predicted at some positions only.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        unigram_counts: np.ndarray | None = None,
+        *,
+        compute: ComputeConfig | None = None,
+        masking: MaskingConfig | None = None,
+    ):
+        """
+        Args:
+            config: the architecture.
+            unigram_counts: int64 [V] token frequencies, for the baseline that knows nothing else.
+            compute: how it is computed.
+            masking: which tokens become targets, where some do.
+        """
+        self.config = config
+        self.masking = masking or MaskingConfig()
+        compute = compute or ComputeConfig()
+        self._train = DebertaForMaskedLM(config, compute, deterministic=False)
+        self.model = DebertaForMaskedLM(config, compute, deterministic=True)
+        self.models = {"model": self.model}
+        self._unigram_loss_V = None
+        if unigram_counts is not None:
+            self._unigram_loss_V = unigram_cross_entropy(unigram_counts)
+
+    @classmethod
+    def from_config(cls, config, unigram_counts=None):
+        return cls(config.model, unigram_counts, compute=config.compute, masking=config.masking)
+
+    def init(self, rng):
+        tokens_BL, masked_BP = jnp.ones((1, 8), jnp.int32), jnp.ones((1, 2), jnp.int32)
+        variables = self.model.init(rng, tokens_BL, tokens_BL, tokens_BL, masked_BP)
+        return variables["params"]
+
+    def logits(self, params, batch):
+        """Logits [B, P, V] at `masked_positions`, or at every position; without dropout."""
+        return self._apply(params, batch, None, False, "__call__")
+
+    def _sums(self, params, batch, labels_BP, weights_BP, rng, train):
+        """Sums over the positions that count: loss, right predictions, and the baseline's loss."""
+        projection = self._apply(params, batch, rng, train, "before_projection")
+        loss_BP, right_BP = token_losses(projection, labels_BP)
+        sums = {
+            "loss": jnp.sum(loss_BP * weights_BP),
+            "correct": jnp.sum(right_BP * weights_BP),
+        }
+        if not train and self._unigram_loss_V is not None:
+            baseline_BP = jnp.asarray(self._unigram_loss_V)[labels_BP]
+            sums["unigram"] = jnp.sum(baseline_BP * weights_BP)
+        return sums
+
+    def _apply(self, params, batch, rng: jax.Array | None, train: bool, method: str):
+        model = self._train if train else self.model
+        return model.apply(
+            {"params": params},
+            batch["input_ids"],
+            batch["segment_ids"],
+            batch["position_ids"],
+            batch.get("masked_positions"),
+            rngs={"dropout": rng} if rng is not None and train else None,
+            method=method,
+        )

@@ -1,0 +1,1 @@
+"""From text files to packed sequences: corpora, cleaning, hold-out, packing, the pipeline."""

@@ -1,0 +1,1 @@
+"""What draws and tabulates finished runs."""

@@ -1,0 +1,41 @@
+"""What TensorBoard's HParams page reads: each run's fields, and which metrics to show."""
+
+from collections.abc import Mapping, Sequence
+
+from tensorboardX import SummaryWriter
+from tensorboardX.summary import hparams
+
+from deberta_jax.report.sweep_results import DONE, Result, metric_names
+
+_SUFFIX = ".hparams"
+
+
+def write_hparams(results: Sequence[Result]) -> None:
+    """Writes an event file beside each finished run's own, replacing an older one.
+
+    The metrics are the run's own scalars, so `tensorboard --logdir=WORKDIR/runs` shows a row a run,
+    with all fields in which the runs differ.
+    """
+    names = metric_names(results)
+    fields = list(dict.fromkeys(field for result in results for field in result.changes))
+    for result in results:
+        if result.state != DONE:
+            continue
+        directory = result.workdir / "tensorboard"
+        for older in directory.glob(f"*{_SUFFIX}"):
+            older.unlink()
+        values = {"variant": result.variant} | _values(result.changes, fields)
+        writer = SummaryWriter(str(directory), filename_suffix=_SUFFIX)
+        for summary in hparams(values, {name: result.metrics[name] for name in names}):
+            writer.file_writer.add_summary(summary)
+        writer.close()
+
+
+def _values(changes: Mapping[str, object], fields: Sequence[str]) -> dict:
+    """HParams knows numbers, words and truth values; a field that a run leaves alone is "-"."""
+    plain = (bool, int, float, str)
+    shown = {}
+    for field in fields:
+        value = changes.get(field, "-")
+        shown[field] = value if isinstance(value, plain) else "+".join(map(str, value)) or "none"
+    return shown

@@ -1,0 +1,1 @@
+"""Assembling a run from its config, and opening one that is there: what the verbs share."""

@@ -1,0 +1,311 @@
+"""Fine-tuning assembled from its config: a session reads all once, each seed is a run."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from deberta_jax import objectives, schema
+from deberta_jax.data.masking import derive_seed
+from deberta_jax.data.tasks import TASKS, scores
+from deberta_jax.data.tasks.batches import Batches, choose_lengths
+from deberta_jax.data.tasks.encoded import Encoded
+from deberta_jax.data.tasks.sources import read_rows
+from deberta_jax.errors import UserError
+from deberta_jax.evaluation import finetuning_scores as results
+from deberta_jax.interop import pretrained
+from deberta_jax.interop.tokenizers import PretrainedTokenizer
+from deberta_jax.model.config import ModelConfig
+from deberta_jax.parallel.sharding import local_rows
+from deberta_jax.runs.loading import read_checkpoint, tokenizer_of
+from deberta_jax.runs.opening import CONFIG, TOKENIZER
+from deberta_jax.runs.pretraining import claim_workdir
+from deberta_jax.schema import Config
+from deberta_jax.training import loop
+from deberta_jax.training.checkpoints import Checkpoints
+from deberta_jax.training.evaluation import make_prediction
+from deberta_jax.training.program import TrainProgram, make_program
+from deberta_jax.training.step_units import StepUnits
+
+# The heads that fine-tuning makes anew where a checkpoint has none.
+_NEW = ("pooler.", "classifier.", "qa_outputs.")
+
+
+class Session(NamedTuple):
+    """What all seeds of a task share.
+
+    Attributes:
+        config: with the checkpoint's architecture, the labels and the best metric filled in.
+        tensors: the checkpoint's, under released names.
+        tokenizer: the checkpoint's.
+        task: what is learned (`data.tasks`).
+        train: the examples to learn from.
+        validation: those to measure on, by the set's name; "" where there is one only.
+        test: those to predict.
+        lengths: what batches are padded to.
+    """
+
+    config: Config
+    tensors: dict[str, np.ndarray]
+    tokenizer: PretrainedTokenizer
+    task: Any
+    train: Encoded
+    validation: dict[str, Encoded]
+    test: dict[str, Encoded]
+    lengths: tuple[int, ...]
+
+    def batches(self, given: Encoded, seed: int = 0) -> Batches:
+        return Batches(
+            given.items,
+            self.lengths,
+            self.config.train.batch_size,
+            self.tokenizer.pad_id,
+            seed,
+        )
+
+
+def open_session(config: Config) -> Session:
+    """Reads the checkpoint and the examples.
+
+    Raises:
+        UserError: something is missing, or does not fit; before anything is written.
+    """
+    if config.objective not in TASKS:
+        known = ", ".join(map(repr, TASKS))
+        raise UserError(f"objective is {config.objective!r}; fine-tuning's are {known}")
+    if not config.train.init:
+        raise UserError("--init is missing; it names a checkpoint, or the workdir of a run")
+    for field in ("train", "validation"):
+        if not getattr(config.task, field):
+            raise UserError(f"task.{field} is empty; it names the examples (a file, or tfds:...)")
+    scores.check(config.objective, config.task.scores)
+    stated, tensors = read_checkpoint(config.train.init)
+    tokenizer = tokenizer_of(config.train.init)
+    _check_limits(config, stated, tokenizer)
+    rows = read_rows(config.task.train, config.task.header)
+    task: Any = TASKS[config.objective](config.task, tokenizer, rows)
+    if 0 < config.task.train_examples < len(rows):
+        rng = np.random.default_rng(derive_seed(config.data.seed, "task examples"))
+        chosen = rng.choice(len(rows), config.task.train_examples, replace=False)
+        rows = [rows[index] for index in np.sort(chosen)]
+    train = task.encode(rows, training=True)
+    if not train.items:
+        raise UserError(f"{config.task.train}: no example is left to learn from")
+    validation = {
+        name: task.encode(read_rows(source, config.task.header), training=False)
+        for name, source in _named(config.task.validation, "task.validation")
+    }
+    test = {
+        name: task.encode(read_rows(source, config.task.header), training=False, labelled=False)
+        for name, source in _named(config.task.test, "task.test")
+    }
+    everything = [train, *validation.values(), *test.values()]
+    sizes = [item["input_ids"].shape[-1] for given in everything for item in given.items]
+    lengths = choose_lengths(sizes, config.task.buckets)
+    session = Session(
+        _resolved(config, stated, task, validation),
+        tensors, tokenizer, task, train, validation, test, lengths,
+    )  # fmt: skip
+    if jax.process_index() == 0:
+        print(_described(session))
+    return session
+
+
+def _check_limits(config: Config, stated: ModelConfig, tokenizer) -> None:
+    if tokenizer.vocab_size > stated.vocab_size:
+        raise UserError(
+            f"{config.train.init}: the tokenizer has {tokenizer.vocab_size} tokens, the model's "
+            f"table {stated.vocab_size} rows; they have to belong together"
+        )
+    limit, asked = stated.max_position_embeddings, config.task.max_length
+    if stated.position_biased_input and asked > limit:
+        raise UserError(f"task.max_length is {asked}; this model's inputs end at {limit} tokens")
+    if asked < 8:
+        raise UserError(f"task.max_length is {asked}; it must be at least 8")
+
+
+def _named(sources, field) -> list[tuple[str, str]]:
+    """(name, source) of each: "matched=FILE"; a single one needs no name."""
+    pairs = [source.rpartition("=")[::2] for source in sources]
+    names = [name for name, _ in pairs]
+    if len(pairs) > 1 and (len(set(names)) < len(names) or "" in names):
+        raise UserError(f'{field} has {len(pairs)} sources; each needs a name of its own: "NAME=…"')
+    return pairs
+
+
+def _resolved(config: Config, stated: ModelConfig, task, validation) -> Config:
+    """The config with what the checkpoint and the examples decide."""
+    measured = [_metric(name, s) for name in validation for s in (*config.task.scores, "loss")]
+    settings = config.train
+    if not settings.best_metric:
+        settings = dataclasses.replace(settings, best_metric=measured[0])
+    if settings.best_metric not in measured:
+        raise UserError(
+            f"train.best_metric is {settings.best_metric!r}; measured are {', '.join(measured)}"
+        )
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, **stated.architecture()),
+        train=settings,
+        task=dataclasses.replace(config.task, labels=config.task.labels or task.label_names),
+    )
+
+
+def _metric(name: str, score: str) -> str:
+    """The name of a score of a set of examples; a single set has no name."""
+    return "/".join(part for part in ("eval", name, score) if part)
+
+
+def _described(session: Session) -> str:
+    """What was read, what was left out or cut, and what batches are padded to."""
+    lines = []
+    for name, given in _sets(session):
+        counts = "; ".join(f"{what}: {count:,}" for what, count in given.counts.items() if count)
+        lines.append(f"{name}: {len(given.examples):,} examples" + f" ({counts})" * bool(counts))
+    batches = session.batches(session.train)
+    rows = session.train.items[0]["input_ids"].size // session.train.items[0]["input_ids"].shape[-1]
+    whole = batches.per_epoch * session.config.train.batch_size * rows * session.lengths[-1]
+    padding, single = (
+        1 - _tokens(session.train) / places for places in (batches.padded_tokens(), whole)
+    )
+    lines.append(
+        f"inputs are padded to {', '.join(map(str, session.lengths))} tokens, each compiled once: "
+        f"{padding:.0%} of the tokens are padding ({single:.0%} with one length)"
+    )
+    settings = session.config.finetune
+    if settings.sift_weight:
+        lines.append(
+            f"SiFT, {settings.sift_steps} ascent step(s): a step runs the model forward and back "
+            f"{settings.sift_steps + 2} times instead of once"
+        )
+    return "\n".join(lines)
+
+
+def _sets(session: Session):
+    yield "train", session.train
+    for kind in ("validation", "test"):
+        for name, given in getattr(session, kind).items():
+            yield f"{kind} {name}".strip(), given
+
+
+def _tokens(given: Encoded) -> int:
+    return sum(int(item["segment_ids"].sum()) for item in given.items)
+
+
+def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float] | None:
+    """Learns the task with one seed; returns the best checkpoint's scores, None if told to stop.
+
+    Raises:
+        UserError: it was learned already, otherwise.
+    """
+    config = dataclasses.replace(session.config, seed=seed)
+    if (done := results.read(workdir)) is not None:
+        if changed := schema.differences(schema.load(workdir / "config.json"), config):
+            raise UserError(
+                f"{workdir} holds results of other settings ({'; '.join(changed)}); name another "
+                "--workdir"
+            )
+        return done
+    objective = objectives.make(config)
+    batches = session.batches(session.train, seed)
+    tokens = _tokens(session.train) / batches.per_epoch
+    units = StepUnits(tokens, batches.per_epoch)
+    units = units.with_total("train.duration", config.train.duration)
+    program = make_program(config, objective, units)
+    _check_batch_size(config, workdir)
+    claim_workdir(config, workdir)
+    if jax.process_index() == 0:
+        session.tokenizer.save(workdir / TOKENIZER)
+    rows = local_rows(config.train.batch_size, program.mesh)
+    outputs = make_outputs(session, objective, program, rows)
+    mean_length = _tokens(session.train) / len(session.train.items)
+    batch_size, fresh = config.train.batch_size, config.finetune.fresh_weights
+    trained = loop.train(
+        program,
+        lambda sample: batches.train(sample // batch_size, rows),
+        lambda params: measure(session, objective, outputs, params)[0],
+        config=config.train,
+        profile=config.profile,
+        seed=seed,
+        workdir=workdir,
+        flops_per_token=objective.flops_per_token(round(mean_length)),
+        initial_params=None if fresh else lambda: initial_params(session, objective, seed),
+    )
+    if trained is None:
+        return None
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step, params = checkpoints.restore_params(program.abstract.params, checkpoints.best())
+    measured, predictions = measure(session, objective, outputs, params)
+    found = {("validation", name): lines for name, lines in predictions.items()}
+    for name, given in session.test.items():
+        logits, _ = outputs(params, given)
+        found["test", name] = session.task.predictions(logits, given)
+    if jax.process_index() == 0:
+        write_predictions(session, found, workdir)
+        results.write_one(workdir, step, measured)
+    return measured
+
+
+def _check_batch_size(config: Config, workdir: Path) -> None:
+    """Raises `UserError` where a run was begun with another batch size: batches are put together by
+    length, so that a position among them means nothing in others."""
+    path = workdir / CONFIG
+    asked = config.train.batch_size
+    if path.exists() and (begun := schema.load(path).train.batch_size) != asked:
+        raise UserError(
+            f"train.batch_size is {asked}, but {workdir} was started with {begun}; fine-tuning "
+            "goes on with the same, or in another --workdir"
+        )
+
+
+def initial_params(session: Session, objective, seed: int):
+    """The checkpoint's parameters under the task's head, which is new where it has no such head."""
+    wanted = pretrained.shapes(objective.model)
+    tensors = {
+        name: x for name, x in session.tensors.items() if wanted.get(name, x.shape) == x.shape
+    }
+    if dropped := sorted(session.tensors.keys() - tensors.keys()):
+        print(f"of another number of labels, made anew: {', '.join(dropped)}")
+    return pretrained.from_state_dict(objective.model, tensors, new=_NEW, seed=seed)
+
+
+def measure(session: Session, objective, outputs, params):
+    """(metrics, predictions by set) on the validation sets."""
+    metrics, predictions = {}, {}
+    for name, given in session.validation.items():
+        logits, sums = outputs(params, given)
+        found = session.task.predictions(logits, given)
+        weights = {"items": sum(float(item["weights"].sum()) for item in given.items)}
+        metrics[_metric(name, "loss")] = float(objective.summarize(sums, weights)["loss"])
+        for score, value in session.task.score(found, given.examples).items():
+            metrics[_metric(name, score)] = value
+        predictions[name] = found
+    return metrics, predictions
+
+
+def make_outputs(
+    session: Session, objective, program: TrainProgram, rows: Sequence[range]
+) -> Callable:
+    """`(params, examples) -> (logits of each item, sums over all of them)`; we have `rows`."""
+    layouts = jax.tree.map(lambda leaf: leaf.sharding, program.abstract.params)
+    predict = make_prediction(objective, layouts, program.mesh)
+
+    def outputs(params, given: Encoded):
+        logits, sums = [None] * len(given.items), None
+        for group, found in predict(params, session.batches(given).once(rows)):
+            for item, row in zip(group, found["logits"], strict=False):
+                logits[item] = row
+            sums = found["sums"] if sums is None else jax.tree.map(np.add, sums, found["sums"])
+        return logits, sums
+
+    return outputs
+
+
+def write_predictions(session: Session, found: dict, workdir: Path) -> None:
+    """Writes `predictions/SET.jsonl` of every validation and test set, an example a line."""
+    for (kind, name), predictions in found.items():
+        path = workdir / "predictions" / f"{'_'.join(filter(None, (kind, name)))}.jsonl"
+        results.write_lines(path, getattr(session, kind)[name].examples, predictions)

@@ -1,0 +1,106 @@
+"""Reading a run back: its config, its tokenizer, its latest or its best parameters, its data."""
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from deberta_jax import objectives, schema
+from deberta_jax.data import dataset
+from deberta_jax.data.dataset import PreparedData, data_directory
+from deberta_jax.data.tokenizer import MODEL_FILE, Tokenizer, write_pretrained
+from deberta_jax.errors import UserError
+from deberta_jax.interop.pretrained import to_state_dict
+from deberta_jax.interop.released import Released
+from deberta_jax.interop.tokenizers import load_tokenizer
+from deberta_jax.objectives import Objective
+from deberta_jax.parallel.mesh import MeshConfig, make_mesh
+from deberta_jax.schema import Config
+from deberta_jax.training.checkpoints import Checkpoints
+from deberta_jax.training.state import abstract_params
+
+CONFIG = "config.json"
+# The folder of a run's tokenizer: its data's, or its checkpoint's where it is fine-tuned.
+TOKENIZER = "tokenizer"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its last checkpoint left it, or its best one where it has a `train.best_metric`.
+
+    Attributes:
+        workdir: where it is.
+        config: what it was started with.
+        objective: what it learns, without the text's token frequencies.
+        step: steps done.
+        params: its parameters, laid out over `mesh`.
+        mesh: the devices here, whatever the run trained on.
+    """
+
+    workdir: Path
+    config: Config
+    objective: Objective
+    step: int
+    params: Any
+    mesh: jax.sharding.Mesh
+
+    @functools.cached_property
+    def prepared(self) -> PreparedData:
+        """The text that it learns from.
+
+        Raises:
+            UserError: it learned from examples instead, or the data is no longer there.
+        """
+        if not self.objective.learns_from_text:
+            raise UserError(f"{self.workdir} is a fine-tuned run: it has no prepared data")
+        return dataset.load(data_directory(self.config.data, self.workdir))
+
+    def released(self, name: str | None = None) -> Released:
+        """One of the run's models, its own unless named, as a checkpoint with released names."""
+        name = name or self.objective.exported[0]
+        model, params = self.objective.models[name], self.objective.params_of(self.params, name)
+        return Released(model.config, to_state_dict(model, params))
+
+    def write_tokenizer(self, directory: Path) -> None:
+        """Writes the tokenizer's files as an export carries them."""
+        source = tokenizer_directory(self.workdir)
+        if self.objective.learns_from_text:
+            limit = self.config.model.max_position_embeddings
+            tokenizer = Tokenizer(source / MODEL_FILE)
+            write_pretrained(tokenizer, directory, model_max_length=limit)
+        else:
+            load_tokenizer(source).save(directory)
+
+
+def tokenizer_directory(workdir: Path) -> Path:
+    """Where a run's tokenizer lies, as `interop.tokenizers.load_tokenizer` reads it."""
+    own = workdir / TOKENIZER
+    if own.is_dir():
+        return own
+    # Runs of version 0.1 left it with their data.
+    config = schema.load(workdir / CONFIG)
+    return data_directory(config.data, workdir) / dataset.TOKENIZER_DIR
+
+
+def is_run(directory: Path) -> bool:
+    """Whether `directory` is a run's workdir rather than a checkpoint."""
+    return (directory / "checkpoints").is_dir()
+
+
+def open_run(workdir: Path) -> Run:
+    """Raises `UserError` where `workdir` holds no run or no checkpoint. Its data is not needed."""
+    path = workdir / CONFIG
+    if not path.exists():
+        raise UserError(f"{workdir} holds no run: {path} is missing; train first")
+    config = schema.load(path)
+    objective = objectives.make(config)
+    # As many devices as the run's batches divide over.
+    devices = math.gcd(config.train.batch_size, jax.device_count())
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        best = checkpoints.best()
+        step, params = checkpoints.restore_params(abstract_params(objective, mesh), best)
+    return Run(workdir, config, objective, step, params, mesh)

@@ -1,0 +1,162 @@
+"""Pre-training assembled from its config: data, objective, program, loop."""
+
+import functools
+import shutil
+from pathlib import Path
+
+import jax
+
+from deberta_jax import objectives, schema
+from deberta_jax.data import dataset
+from deberta_jax.data.dataset import PreparedData, data_directory
+from deberta_jax.data.input import (
+    steps_per_epoch,
+    tokens_per_step,
+    train_batches,
+    validation_batches,
+)
+from deberta_jax.errors import UserError
+from deberta_jax.objectives import Objective
+from deberta_jax.parallel.sharding import local_rows
+from deberta_jax.runs.loading import read_checkpoint
+from deberta_jax.runs.opening import CONFIG, TOKENIZER
+from deberta_jax.schema import Config
+from deberta_jax.training import loop
+from deberta_jax.training.program import make_program
+from deberta_jax.training.step_units import StepUnits
+
+# Rows that a model's table may have beyond the tokenizer: room for sharding, not another tokenizer.
+SPARE_ROWS = 1024
+
+
+def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
+    """Trains `config` in `workdir`; returns the last held-out metrics, None if told to stop."""
+    if not objectives.kind(config.objective).learns_from_text:
+        raise UserError(f"objective {config.objective!r} learns a task: use the verb finetune")
+    prepared = dataset.load(data_directory(config.data, workdir))
+    check_data(config, prepared)
+    objective = objectives.make(config, prepared.unigram_counts)
+    objective.batch_shapes(config.data.sequence_length, config.train.batch_size)
+    program = make_program(config, objective, make_step_units(config, prepared))
+    claim_workdir(config, workdir)
+    keep_tokenizer(prepared, workdir)
+    held_out = held_out_batches(config, objective, prepared, program.mesh)
+    return loop.train(
+        program,
+        lambda sample: train_batches(
+            prepared,
+            batch_size=config.train.batch_size,
+            start_sample=sample,
+            **_input(config, objective, program.mesh),
+        ),
+        lambda params: program.evaluate(params, held_out()),
+        config=config.train,
+        profile=config.profile,
+        seed=config.seed,
+        workdir=workdir,
+        flops_per_token=objective.flops_per_token(config.data.sequence_length),
+        initial_params=(lambda: initial_params(config, objective)) if config.train.init else None,
+    )
+
+
+def initial_params(config: Config, objective: Objective):
+    """The parameters of `train.init`, for continued pre-training.
+
+    Raises:
+        UserError: that checkpoint is of another architecture, listing every field that differs.
+    """
+    path = Path(config.train.init).expanduser()
+    stated, tensors = read_checkpoint(path)
+    wanted = config.model.architecture()
+    differing = [
+        f"{field}: {value!r} there, {wanted[field]!r} here"
+        for field, value in stated.architecture().items()
+        if value != wanted[field]
+    ]
+    if differing:
+        raise UserError(f"train.init={path} is of another model ({'; '.join(differing)})")
+    return objective.load(tensors)
+
+
+def make_step_units(config: Config, prepared: PreparedData) -> StepUnits:
+    """The run's units of time, its total steps included."""
+    batch_size = config.train.batch_size
+    units = StepUnits(tokens_per_step(prepared, batch_size), steps_per_epoch(prepared, batch_size))
+    return units.with_total("train.duration", config.train.duration)
+
+
+def held_out_batches(config: Config, objective: Objective, prepared: PreparedData, mesh):
+    """`() -> iterator` over the held-out split: the same rows, masked alike, every time."""
+    return functools.partial(
+        validation_batches,
+        prepared,
+        batch_size=config.train.batch_size,
+        num_batches=config.train.eval_batches,
+        **_input(config, objective, mesh),
+    )
+
+
+def check_data(config: Config, prepared: PreparedData) -> None:
+    """Raises `UserError` where the prepared data are not what the model expects."""
+    length, prepared_length = config.data.sequence_length, prepared.metadata.sequence_length
+    if length != prepared_length:
+        raise UserError(
+            f"data.sequence_length is {length}, but {prepared.directory} was prepared with "
+            f"{prepared_length}"
+        )
+    rows, tokens = config.model.vocab_size, prepared.metadata.vocab_size
+    if not tokens <= rows <= tokens + SPARE_ROWS:
+        raise UserError(
+            f"model.vocab_size is {rows}, but the data in {prepared.directory} have {tokens} "
+            f"tokens; it must be {tokens} to {tokens + SPARE_ROWS}"
+        )
+    uses_positions = config.model.position_biased_input or config.model.decodes_with_emd
+    if uses_positions and length > config.model.max_position_embeddings:
+        raise UserError(
+            f"data.sequence_length {length} is more than model.max_position_embeddings "
+            f"{config.model.max_position_embeddings}"
+        )
+
+
+def keep_tokenizer(prepared: PreparedData, workdir: Path) -> None:
+    """Copies the data's tokenizer into the workdir, so that a run is whole without its data."""
+    target = workdir / TOKENIZER
+    if jax.process_index() != 0 or target.exists():
+        return
+    unfinished = target.with_name(f"{TOKENIZER}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(Path(prepared.tokenizer.path).parent, unfinished)
+    unfinished.rename(target)
+
+
+def claim_workdir(config: Config, workdir: Path) -> None:
+    """Writes `config.json`, or compares with the one that the workdir was started with.
+
+    Raises:
+        UserError: it was started with another model, listing every field that differs.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            schema.save(config, path)
+        return
+    before = schema.load(path)
+    if differing := schema.differences(before, config, "model."):
+        raise UserError(
+            f"{workdir} was started with another model ({'; '.join(differing)}); "
+            "use those values, or another --workdir"
+        )
+    if changed := schema.differences(before, config):
+        print(f"changed since {workdir} was started: {'; '.join(changed)}")
+        if jax.process_index() == 0:
+            schema.save(config, path)
+
+
+def _input(config: Config, objective: Objective, mesh) -> dict:
+    return {
+        "config": config.data,
+        "batch_maker": objective.batch_maker,
+        "seed": config.seed,
+        "rows": local_rows(config.train.batch_size, mesh),
+    }

@@ -1,0 +1,43 @@
+"""Zero-shot scores of sentences: python -m deberta_jax.score --checkpoint=DIR --input=F --out=F
+
+DIR is a run, an export or a released checkpoint. The input is text (a sentence a line), JSONL, or
+minimal pairs in BLiMP's format, whose accuracy is printed; "tfds:blimp" is BLiMP itself. A masked
+model gives pseudo-log-likelihoods, a causal one log-likelihoods: docs/language_modelling.md.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from deberta_jax import command
+from deberta_jax.errors import UserError
+from deberta_jax.evaluation.likelihood import METHODS
+from deberta_jax.evaluation.sentence_files import read_items
+from deberta_jax.runs.scoring import AUTO, score, summary, write_scores
+
+
+def main(parsed) -> None:
+    for name in ("checkpoint", "input", "out"):
+        if not getattr(parsed, name):
+            raise UserError(f"--{name} is missing")
+    out = Path(parsed.out).expanduser()
+    if not out.parent.is_dir():
+        raise UserError(f"--out={out}: there is no directory {out.parent}")
+    items = read_items(parsed.input, parsed.text_field, parsed.tfds_dir)
+    options = {name: getattr(parsed, name) for name in ("method", "dtype", "batch_tokens")}
+    results, method = score(Path(parsed.checkpoint).expanduser(), items, **options)
+    write_scores(out, results, method)
+    print(f"{method} of {sum(len(r.scores) for r in results):,} sentences in {out}")
+    print("\n".join(summary(results)))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "A run's workdir, an export, a released checkpoint.")
+    flags.DEFINE_string("input", None, "Files or globs, or tfds:NAME; separated by commas.")
+    flags.DEFINE_string("out", None, "JSONL file to write, a line for each sentence or pair.")
+    flags.DEFINE_enum("method", AUTO, [AUTO, *METHODS], "How; auto: ll if causal, else pll.")
+    flags.DEFINE_string("text_field", "text", "Field of the sentence in JSONL.")
+    flags.DEFINE_string("tfds_dir", "", "Where TFDS keeps its data. Empty: its default.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the model computes in.")
+    flags.DEFINE_integer("batch_tokens", 16_384, "Tokens computed at once.", lower_bound=1)
+    command.run(main, workdir=False, needs_config=False)

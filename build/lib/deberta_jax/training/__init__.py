@@ -1,0 +1,1 @@
+"""The loop that drives any objective. Knows no DeBERTa."""

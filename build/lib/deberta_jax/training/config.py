@@ -1,0 +1,92 @@
+"""What the training loop and the optimizer can be told."""
+
+import dataclasses
+import re
+
+from deberta_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule. Durations: "10k steps", "2.5 epochs", "1B tokens", "10%"."""
+
+    # Peak learning rate.
+    learning_rate: float = 1e-4
+    # After the warm-up: "linear", "cosine", "rsqrt", or "wsd" (warm-up, stable, decay).
+    schedule: str = "linear"
+    # Duration of the linear warm-up from 0.
+    warmup: str = "10k steps"
+    # Duration of the final decay of "wsd" and "rsqrt"; the other schedules decay all the way.
+    decay: str = "10%"
+    # What the learning rate ends at, as a share of the peak.
+    final_share: float = 0.0
+    # Adam's decay rate of the gradient's mean.
+    b1: float = 0.9
+    # Adam's decay rate of the gradient's square.
+    b2: float = 0.999
+    # Adam's epsilon, outside the square root.
+    eps: float = 1e-6
+    # Divide by 1 - b^t. The released optimizer does not.
+    bias_correction: bool = True
+    # Decoupled weight decay; never on biases and LayerNorm weights.
+    weight_decay: float = 0.01
+    # Modules or parameters by name ("delta", "relative_embeddings") that do not decay either.
+    no_decay: tuple[str, ...] = ()
+    # Factor from a layer's learning rate to that of the layer below it. 1: all learn alike.
+    layer_decay: float = 1.0
+    # Largest norm of the whole gradient; a larger one is scaled down. 0: no limit.
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """What is traced for XProf (TensorBoard's profile plug-in)."""
+
+    # Steps whose trace is written to `profile` in the workdir: "10:15" begins after step 10 of the
+    # run and ends after step 15. Empty: none.
+    steps: str = ""
+
+    def __post_init__(self):
+        if self.steps:
+            self.bounds()
+
+    def bounds(self) -> tuple[int, int] | None:
+        """(first, last) of `steps`."""
+        if not self.steps:
+            return None
+        match = re.fullmatch(r"(\d+):(\d+)", self.steps)
+        if not match or int(match[1]) >= int(match[2]):
+            raise UserError(
+                f"profile.steps is {self.steps!r}; it must be FIRST:LAST, such as '10:15'"
+            )
+        return int(match[1]), int(match[2])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at a time, and what is written when."""
+
+    # A checkpoint to begin with (released, exported, or a run's workdir). Empty: random weights.
+    init: str = ""
+    # Length of the run.
+    duration: str = "1M steps"
+    # Sequences in a step, over all devices.
+    batch_size: int = 256
+    # Parts a step's batch is computed in, one after another (gradient accumulation).
+    microbatches: int = 1
+    # How often metrics are written and the progress line moves.
+    log_every: str = "100 steps"
+    # How often the held-out loss is measured; also done at the end. "0": only at the end.
+    eval_every: str = "5k steps"
+    # Held-out batches measured each time. 0: the whole held-out split.
+    eval_batches: int = 0
+    # How often a checkpoint is written; also done at the end and when told to stop.
+    checkpoint_every: str = "5k steps"
+    # How often the norms of weights, gradients and updates are written, layer by layer. "0": never.
+    norms_every: str = "0"
+    # Checkpoints kept, the latest ones.
+    keep_checkpoints: int = 2
+    # The held-out metric by which the best checkpoint is kept too ("eval/accuracy"). Empty: none.
+    best_metric: str = ""
+    # Evaluations without a better one after which a run stops early. 0: never.
+    patience: int = 0

@@ -1,0 +1,67 @@
+"""Held-out metrics: sums over batches, added up on the devices, divided once at the end."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from deberta_jax.parallel import sharding
+
+
+def make_prediction(objective, layouts, mesh: Mesh) -> Callable:
+    """`(params, batches) -> iterator of (label, outputs)`, without dropout.
+
+    `batches` gives (label, this process's rows); the outputs are those of all processes' rows, on
+    this machine: {"logits": [B, ...], "sums": {...}}. Sums only where the batch has targets.
+
+    Args:
+        objective: what makes `logits` and their `sums`.
+        layouts: shardings of the parameters.
+        mesh: where it runs.
+    """
+
+    def predict_step(params, batch):
+        logits = objective.logits(params, batch)
+        sums = objective.sums(logits, batch) if "weights" in batch else {}
+        return {"logits": logits, "sums": sums}
+
+    batch_layout, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    predict_step = jax.jit(predict_step, in_shardings=(layouts, batch_layout), out_shardings=whole)
+
+    def predict(params, batches):
+        with sharding.on(mesh):
+            for label, batch in batches:
+                yield label, jax.device_get(predict_step(params, sharding.to_devices(batch, mesh)))
+
+    return predict
+
+
+def make_evaluation(objective, layouts, mesh: Mesh) -> Callable[[object, Iterable], dict]:
+    """`(params, batches) -> {"eval/" + metric: value}`, a mean over all batches without dropout.
+
+    Args:
+        objective: what is measured.
+        layouts: shardings of the parameters.
+        mesh: where it runs.
+    """
+
+    def eval_step(params, batch):
+        weights = objective.weights(batch)
+        _, sums = objective.loss(params, batch, weights, jax.random.key(0), train=False)
+        return sums, weights
+
+    batch_layout, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    eval_step = jax.jit(eval_step, in_shardings=(layouts, batch_layout), out_shardings=whole)
+
+    def evaluate(params, batches):
+        total: Any = None
+        with sharding.on(mesh):
+            for batch in batches:
+                part = eval_step(params, sharding.to_devices(batch, mesh))
+                total = part if total is None else jax.tree.map(jnp.add, total, part)
+        metrics = objective.summarize(*total)
+        return {f"eval/{name}": float(value) for name, value in metrics.items()}
+
+    return evaluate

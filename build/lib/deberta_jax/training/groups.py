@@ -1,0 +1,132 @@
+"""Groups of parameters, each with an optimizer of its own: clip, Adam, schedule, state.
+
+A run has one group unless its objective names several. The state of one group alone is that of its
+optax transformation; the states of several are a dict by their names.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from deberta_jax.training.config import OptimizerConfig
+from deberta_jax.training.optimizer import check_no_decay, make_optimizer, make_schedule
+from deberta_jax.training.step_units import StepUnits
+from deberta_jax.training.trainable import Trainable
+
+Tree = Any
+
+
+class GroupOptimizer(NamedTuple):
+    """What updates a group: the gradient transformation, and the learning rate by step."""
+
+    transformation: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+class Optimizers:
+    """The optimizers of a run, by the name of the group of parameters that each updates."""
+
+    def __init__(self, groups: Mapping[str, GroupOptimizer], labels: Tree = None):
+        """
+        Args:
+            groups: by name.
+            labels: the name of each parameter's group, a tree like the parameters; None where
+                there is one group.
+
+        Raises:
+            ValueError: a label names no group, or a group has no parameter.
+        """
+        self.groups = dict(groups)
+        self._labels = None if len(self.groups) == 1 else flatten_dict(labels)
+        if self._labels is not None and set(self._labels.values()) != set(self.groups):
+            raise ValueError(
+                f"parameters are labelled {sorted(set(self._labels.values()))}, but the groups are "
+                f"{sorted(self.groups)}"
+            )
+
+    @classmethod
+    def single(cls, transformation: optax.GradientTransformation, schedule: optax.Schedule):
+        """One optimizer for all parameters."""
+        return cls({"default": GroupOptimizer(transformation, schedule)})
+
+    def init(self, params: Tree) -> Tree:
+        """The state of all optimizers."""
+        return self._state(
+            {
+                name: group.transformation.init(self.select(params, [name]))
+                for name, group in self.groups.items()
+            }
+        )
+
+    def select(self, tree: Tree, names: Sequence[str]) -> Tree:
+        """The part of a tree like the parameters that belongs to these groups."""
+        if self._labels is None:
+            return tree
+        flat = flatten_dict(tree)
+        return unflatten_dict({k: v for k, v in flat.items() if self._labels[k] in names})
+
+    def update(
+        self, names: Sequence[str], grads: Tree, state: Tree, params: Tree
+    ) -> tuple[Tree, Tree]:
+        """(updates, state) of these groups' parameters.
+
+        Args:
+            names: the groups.
+            grads: of their parameters.
+            state: of all groups.
+            params: all parameters.
+        """
+        states = {"": state} if self._labels is None else dict(state)
+        updates: Tree = {}
+        for name in names:
+            key = "" if self._labels is None else name
+            own = self.select(grads, [name]), states[key], self.select(params, [name])
+            part, states[key] = self.groups[name].transformation.update(*own)
+            updates = merge(updates, part)
+        return updates, self._state(states)
+
+    def metrics(self, names: Sequence[str], grads: Tree, step: jax.Array) -> dict[str, jax.Array]:
+        """Norm of the gradient and learning rate of each of these groups."""
+        measured = {}
+        for name in names:
+            prefix = "optim" if self._labels is None else f"optim/{name}"
+            measured[f"{prefix}/grad_norm"] = optax.tree.norm(self.select(grads, [name]))
+            measured[f"{prefix}/learning_rate"] = self.groups[name].schedule(step)
+        return measured
+
+    def _state(self, states: dict[str, Tree]) -> Tree:
+        return states if self._labels is not None else next(iter(states.values()))
+
+
+def merge(tree: Tree, part: Tree) -> Tree:
+    """The tree with the leaves of `part`, which is built like some of it, in their places."""
+    return unflatten_dict(flatten_dict(tree) | flatten_dict(part))
+
+
+def make_optimizers(config: OptimizerConfig, objective: Trainable, units: StepUnits) -> Optimizers:
+    """One optimizer for each of the objective's groups.
+
+    Raises:
+        UserError: a setting that no optimizer has, or one that fits neither the run nor the model.
+    """
+    shapes = nn.unbox(jax.eval_shape(objective.init, jax.random.key(0)))
+    check_no_decay(config, shapes)
+    depths = objective.depths(shapes) if config.layer_decay != 1 else None
+    labels = objective.parameter_groups(shapes)
+    schedules = {
+        name: make_schedule(objective.optimizer_config(name, config), units)
+        for name in objective.groups
+    }
+    layout = Optimizers(
+        {name: GroupOptimizer(optax.identity(), s) for name, s in schedules.items()}, labels
+    )
+    groups = {}
+    for name, schedule in schedules.items():
+        own_depths = None if depths is None else layout.select(depths, [name])
+        own = objective.optimizer_config(name, config)
+        groups[name] = GroupOptimizer(make_optimizer(own, schedule, own_depths), schedule)
+    return Optimizers(groups, labels)

@@ -1,0 +1,108 @@
+"""The training loop: it drives any objective from a workdir's last checkpoint to the end."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from deberta_jax.parallel import sharding
+from deberta_jax.training import summary
+from deberta_jax.training.config import ProfileConfig, TrainConfig
+from deberta_jax.training.hooks import Hook, Measure, StepEvent, default_hooks
+from deberta_jax.training.metrics import last_held_out
+from deberta_jax.training.program import TrainProgram
+from deberta_jax.training.recorder import Recorder
+from deberta_jax.training.session import Session
+from deberta_jax.training.signals import stop_requests
+
+# `sample -> iterator` of this process's rows of the batches after so many samples.
+TrainBatches = Callable[[int], Iterator[dict[str, np.ndarray]]]
+
+
+def train(
+    program: TrainProgram,
+    train_batches: TrainBatches,
+    measure: Measure,
+    *,
+    config: TrainConfig,
+    profile: ProfileConfig,
+    seed: int,
+    workdir: Path,
+    flops_per_token: float,
+    initial_params: Callable | None = None,
+) -> dict[str, float] | None:
+    """Trains to the end, or until told to stop; the same call goes on from where it stood.
+
+    Args:
+        program: what to drive (`make_program`).
+        train_batches: the input from a sample on.
+        measure: the held-out metrics of parameters.
+        config: batch size, checkpoints, best metric.
+        profile: which steps are traced.
+        seed: of dropout and of initial parameters.
+        workdir: where checkpoints and metrics go.
+        flops_per_token: model FLOPs of a training token, for the MFU.
+        initial_params: `() -> parameters` to begin with; None for random ones.
+
+    Returns:
+        The last held-out metrics ("eval/loss", ...), or None where it was stopped before the end.
+    """
+    if jax.process_index() == 0:
+        print(summary.describe(program, config.batch_size, flops_per_token))
+    with Session(program, config, seed, workdir, initial_params) as session:
+        if session.complete:
+            return _already_complete(workdir, session.step)
+        with Recorder(program, session, workdir, flops_per_token) as recorder:
+            hooks = default_hooks(session, recorder, program.every, measure, profile, workdir)
+            batches = train_batches(session.sample)
+            return _run(program, session, recorder, hooks, batches, np.uint32(seed))
+
+
+def _run(
+    program: TrainProgram,
+    session: Session,
+    recorder: Recorder,
+    hooks: Sequence[Hook],
+    batches: Iterator[dict[str, np.ndarray]],
+    seed: np.uint32,
+) -> dict[str, float] | None:
+    if session.restored:
+        done = f"step {session.step} of {session.total_steps}"
+        recorder.note(f"going on after {done} in {recorder.workdir}")
+    throughput, preempted = recorder.throughput, session.checkpoints.reached_preemption
+    with sharding.on(program.mesh), stop_requests(preempted) as stop_requested:
+        while True:
+            for hook in hooks:
+                hook.before_step(session.step)
+            with throughput.waiting("input"):
+                batch = sharding.to_devices(next(batches), program.mesh)
+            shapes = tuple(rows.shape for rows in batch.values())
+            trace = jax.profiler.StepTraceAnnotation("train", step_num=session.step)
+            with throughput.dispatching(shapes), trace:
+                state, metrics = program.train_step(session.state, batch, seed)
+            for hook in hooks:
+                hook.dispatched(session.step)
+            session.advance(state)
+            ends = session.step == session.total_steps
+            stopping = not ends and stop_requested(session.step)
+            event = StepEvent(session.step, metrics, ends, stopping)
+            for hook in hooks:
+                hook.after_step(event)
+            if event.ends or event.stopping:
+                break
+    for hook in hooks:
+        hook.finish()
+    if session.best.exhausted:
+        best = session.best.step
+        recorder.note(f"stopped early at step {session.step}: the best was at step {best}")
+    if not event.ends:
+        recorder.note(f"stopped after step {session.step}; the same command goes on from there")
+    return event.held_out if event.ends else None
+
+
+def _already_complete(workdir: Path, step: int) -> dict[str, float]:
+    """Says that a run is complete; returns its last held-out metrics."""
+    if jax.process_index() == 0:
+        print(f"{workdir} is complete: all its {step} steps are done; nothing is changed")
+    return last_held_out(workdir)

@@ -1,0 +1,82 @@
+"""Everything that is fixed before a run touches its workdir: mesh, layouts, compiled steps."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from deberta_jax.parallel import sharding, xla_options
+from deberta_jax.parallel.mesh import make_mesh
+from deberta_jax.training.evaluation import make_evaluation
+from deberta_jax.training.groups import make_optimizers
+from deberta_jax.training.norms import norms_hook
+from deberta_jax.training.state import abstract_state
+from deberta_jax.training.step import make_train_step
+from deberta_jax.training.step_units import StepUnits
+
+
+class Intervals(NamedTuple):
+    """Steps between two of each; 0 for never."""
+
+    log: int
+    eval: int
+    checkpoint: int
+    norms: int
+
+
+class TrainProgram(NamedTuple):
+    """What the loop drives.
+
+    Attributes:
+        mesh: the devices.
+        units: the run's units of time, its total steps included.
+        every: how often metrics are reported, held-out data measured, checkpoints written.
+        abstract: shapes, types and shardings of the training state.
+        initialize: `(rng, params or None) -> state`, made in shards; params replace random ones.
+        train_step: `(state, batch, seed) -> (state, metrics)`, jitted, the state donated; the seed
+            is uint32 [].
+        evaluate: `(params, batches) -> {"eval/" + metric: value}`.
+    """
+
+    mesh: Mesh
+    units: StepUnits
+    every: Intervals
+    abstract: Any
+    initialize: Callable
+    train_step: Any
+    evaluate: Callable
+
+
+def make_program(config, objective, units: StepUnits, devices=None) -> TrainProgram:
+    """Raises `UserError` for whatever in the config cannot be run on these devices.
+
+    Args:
+        config: a `deberta_jax.schema.Config`; read are `train`, `optimizer` and `mesh`.
+        objective: what is learned (`objectives.Objective`).
+        units: the run's units of time, its total steps included.
+        devices: what to run on, or to compile for; all that JAX has unless told otherwise.
+    """
+    settings = config.train
+    every = Intervals(
+        *(
+            units.steps(f"train.{what}_every", getattr(settings, f"{what}_every"))
+            for what in Intervals._fields
+        )
+    )
+    mesh = make_mesh(config.mesh, devices)
+    sharding.check_batch(settings.batch_size, settings.microbatches, mesh)
+    optimizers = make_optimizers(config.optimizer, objective, units)
+    abstract, initialize = abstract_state(objective, optimizers, mesh)
+    layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    hooks = [norms_hook(every.norms)] if every.norms else []
+    step = make_train_step(objective, optimizers, settings.microbatches, hooks)
+    train_step = jax.jit(
+        step,
+        in_shardings=(layouts, sharding.batch_sharding(mesh), sharding.replicated(mesh)),
+        out_shardings=(layouts, sharding.replicated(mesh)),
+        donate_argnums=0,
+        compiler_options=xla_options.options(mesh),
+    )
+    evaluate = make_evaluation(objective, layouts.params, mesh)
+    return TrainProgram(mesh, units, every, abstract, initialize, train_step, evaluate)

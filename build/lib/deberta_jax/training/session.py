@@ -1,0 +1,133 @@
+"""A run from one start to the next stop: what is restored, how far it is, what is saved."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from deberta_jax.errors import UserError
+from deberta_jax.training.best import Best
+from deberta_jax.training.checkpoints import Checkpoints, Restored
+from deberta_jax.training.config import TrainConfig
+from deberta_jax.training.program import TrainProgram
+from deberta_jax.training.state import TrainState
+
+
+class Session:
+    """The state of a run and its position, from the newest checkpoint or from the beginning.
+
+    The order in which a run is resumed: the newest checkpoint; the best evaluation so far, whose
+    checkpoint is kept; the input's position, in samples; the clock. Without a checkpoint the
+    parameters are initialised, or taken from `initial_params`, in shards.
+
+    Attributes:
+        state: the training state; the loop replaces it.
+        step: steps done.
+        first_step: steps done when this session began.
+        sample: samples read, which is the input's whole position.
+        best: the best evaluation so far.
+        begun: Unix time when the run's first session began.
+        productive: seconds of steps in earlier sessions.
+        restored: whether there was a checkpoint.
+    """
+
+    state: TrainState
+
+    def __init__(
+        self,
+        program: TrainProgram,
+        config: TrainConfig,
+        seed: int,
+        workdir: Path,
+        initial_params: Callable[[], Any] | None = None,
+    ):
+        """
+        Args:
+            program: what runs.
+            config: batch size, and which checkpoints are kept.
+            seed: of the run.
+            workdir: where the checkpoints are.
+            initial_params: parameters to begin with; None for random ones.
+
+        Raises:
+            UserError: the newest checkpoint cannot be read, or is of a run with another seed.
+        """
+        self.total_steps = program.units.total_steps
+        self._config, self._seed, self._workdir = config, seed, workdir
+        self._tokens_per_step = program.units.tokens_per_step
+        self.best = Best(config.best_metric, config.patience)
+        self.checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+        try:
+            restored = self.checkpoints.restore(program.abstract)
+            self.restored = restored is not None
+            if restored is None:
+                self._begin()
+            else:
+                self._resume(restored)
+            self.checkpoints.keep(self.best.step)
+            if restored is None and not self.complete:
+                params = initial_params and initial_params()
+                self.state = program.initialize(jax.random.key(seed), params)
+        except BaseException:
+            self.checkpoints.close()
+            raise
+
+    def _begin(self) -> None:
+        self.step = self.first_step = self.sample = 0
+        self.begun, self.productive, seconds = time.time(), 0.0, 0.0
+        self._started = time.monotonic() - seconds
+
+    def _resume(self, restored: Restored) -> None:
+        position, clock = restored.input, restored.clock
+        if position["seed"] != self._seed:
+            raise UserError(
+                f"seed is {self._seed}, but {self._workdir} was started with seed "
+                f"{position['seed']}: its order of samples and its masks would change; use that "
+                "seed, or another --workdir"
+            )
+        self.state = restored.state
+        self.step = self.first_step = position["next_step"]
+        # Checkpoints of version 0.1 count steps alone.
+        self.sample = position.get("next_sample", self.step * position["batch_size"])
+        self.best.restore(clock.get("best"))
+        self.begun, self.productive = clock["begun"], clock["productive"]
+        self._started = time.monotonic() - clock["seconds"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.restored and (self.best.exhausted or self.step >= self.total_steps)
+
+    def advance(self, state: TrainState) -> None:
+        """A step is done."""
+        self.state = state
+        self.step += 1
+        self.sample += self._config.batch_size
+
+    def save(self, productive: float) -> None:
+        """Starts writing a checkpoint; returns once the state is copied off the devices."""
+        position = {
+            "next_step": self.step,
+            "next_sample": self.sample,
+            "batch_size": self._config.batch_size,
+            "seed": self._seed,
+        }
+        clock = {
+            "seconds": time.monotonic() - self._started,
+            "tokens": self.step * self._tokens_per_step,
+            "productive": productive,
+            "begun": self.begun,
+            "best": self.best.state,
+        }
+        self.checkpoints.save(self.step, self.state, position, clock)
+
+    def close(self) -> None:
+        self.checkpoints.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

@@ -1,0 +1,121 @@
+"""The step: a pure function of (state, batch, seed). Its randomness is fold_in(key, step)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from deberta_jax.training.groups import Optimizers, merge
+from deberta_jax.training.state import TrainState
+from deberta_jax.training.trainable import Trainable
+
+
+class StepOutcome(NamedTuple):
+    """What a step made, before it counts.
+
+    Attributes:
+        before: the state that it began with.
+        after: the state that it ends with.
+        grads: the whole batch's gradient, before it is clipped.
+        updates: what was added to the parameters.
+    """
+
+    before: TrainState
+    after: TrainState
+    grads: Any
+    updates: Any
+
+
+# Runs inside the compiled step: `outcome -> (state after, metrics)`.
+StepHook = Callable[[StepOutcome], tuple[TrainState, dict[str, Any]]]
+
+
+def make_train_step(
+    objective: Trainable,
+    optimizers: Optimizers,
+    microbatches: int,
+    hooks: Sequence[StepHook] = (),
+):
+    """`(state, batch, seed) -> (state, metrics)`; the batch is computed in `microbatches` parts.
+
+    The objective's stages update their groups of parameters one after another; each sees what
+    those before it made. The parts' losses are divided by the whole batch's weights, so that any
+    number of parts gives the gradient of the whole batch. The hooks may add metrics, and may change
+    what the step ends with. The seed is an argument, not part of the program, so that runs with
+    other seeds need no compilation.
+    """
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array], seed: jax.Array):
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        weights = objective.weights(batch)
+        params, opt_state = state.params, state.opt_state
+        sums: dict[str, jax.Array] = {}
+        grads: Any = {}
+        updates: Any = {}
+        rates: dict[str, jax.Array] = {}
+        for number, (groups, loss) in enumerate(objective.stages()):
+            # Parts of the batch count from 0 upwards, later stages from the other end.
+            stage_rng = jax.random.fold_in(rng, np.uint32(2**32 - number)) if number else rng
+            learned = optimizers.select(params, groups)
+            gradient = _gradient(loss, params, learned, weights, stage_rng)
+            stage_grads, stage_sums, additions = _accumulated(gradient, batch, microbatches)
+            moves, opt_state = optimizers.update(groups, stage_grads, opt_state, params)
+            params = merge(params, optax.apply_updates(learned, moves))
+            rates |= optimizers.metrics(groups, stage_grads, state.step)
+            grads, updates = merge(grads, stage_grads), merge(updates, moves)
+            batch, sums = batch | additions, sums | stage_sums
+
+        metrics = {f"train/{name}": v for name, v in objective.summarize(sums, weights).items()}
+        metrics |= rates
+        after = TrainState(state.step + 1, params, opt_state)
+        for hook in hooks:
+            after, measured = hook(StepOutcome(state, after, grads, updates))
+            metrics |= measured
+        return after, metrics
+
+    return train_step
+
+
+def _gradient(loss, params, learned, weights, rng):
+    """`(index, rows) -> (gradient by learned, sums, additions)` of some rows of the batch."""
+
+    def gradient(index, rows):
+        part_rng = jax.random.fold_in(rng, index)
+
+        def of_learned(learned):
+            return loss(merge(params, learned), rows, weights, part_rng)
+
+        grads, (sums, additions) = jax.grad(of_learned, has_aux=True)(learned)
+        return grads, sums, additions
+
+    return gradient
+
+
+def _accumulated(gradient, batch, parts: int):
+    """`gradient(index, rows)` of the parts of a batch, one after another: gradients and sums added
+    up, the additions [B, ...] put together."""
+    if parts == 1:
+        return gradient(0, batch)
+    split = jax.tree.map(lambda rows: _split(rows, parts), batch)
+    shapes = jax.eval_shape(gradient, 0, jax.tree.map(lambda rows: rows[0], split))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[:2])
+
+    def add(total, part):
+        *added, additions = gradient(*part)
+        return jax.tree.map(jnp.add, total, tuple(added)), additions
+
+    (grads, sums), additions = jax.lax.scan(add, nothing, (jnp.arange(parts), split))
+    return grads, sums, jax.tree.map(_joined, additions)
+
+
+def _split(rows, parts):
+    """[B, ...] -> [parts, B / parts, ...]; part m is every parts-th row: no row changes device."""
+    return rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def _joined(rows):
+    """The inverse of `_split`."""
+    return rows.swapaxes(0, 1).reshape(-1, *rows.shape[2:])

@@ -18,7 +18,7 @@ from deberta_jax.data.config import DataConfig, MaskingConfig
 from deberta_jax.data.tasks.config import TaskConfig
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
-from deberta_jax.objectives.config import FinetuneConfig
+from deberta_jax.objectives.config import FinetuneConfig, RtdConfig
 from deberta_jax.parallel.mesh import MeshConfig
 from deberta_jax.training.config import OptimizerConfig, ProfileConfig, TrainConfig
 
@@ -30,8 +30,9 @@ class Config:
     # Seed of everything random: held-out split, shuffle, masking, initial weights, dropout.
     seed: int = 0
     # What is learned: masked tokens ("mlm"), each token from those before it ("clm"), both
-    # ("mlm_clm"); or, fine-tuning, "classification", "regression", "multiple_choice", "span"
-    # (extractive question answering), "token_classification".
+    # ("mlm_clm"), which tokens a generator replaced ("rtd"); or, fine-tuning, "classification",
+    # "regression", "multiple_choice", "span" (extractive question answering),
+    # "token_classification".
     objective: str = "mlm"
     # The architecture: what a checkpoint is.
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -43,6 +44,8 @@ class Config:
     masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
     # How long, how much at a time, what is written when.
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    # Replaced-token detection: the generator, the sharing of embeddings.
+    rtd: RtdConfig = dataclasses.field(default_factory=RtdConfig)
     # AdamW and its schedule.
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     # Fine-tuning: the examples, their columns, their scores.

@@ -25,20 +25,10 @@ def fill_mask_examples(
         count: how many.
         top: guesses shown of each.
     """
-    tokenizer, length = data.tokenizer, data.metadata.sequence_length
-    chosen = _masked_sentences(data, np.random.default_rng(seed), count)
+    tokenizer = data.tokenizer
+    batch, chosen = masked_batch(data, np.random.default_rng(seed), count)
     if not chosen:
         return []
-    batch = {
-        "input_ids": np.full((len(chosen), length), tokenizer.pad_id, np.int32),
-        "segment_ids": np.zeros((len(chosen), length), np.int32),
-        "position_ids": np.tile(np.arange(length, dtype=np.int32), (len(chosen), 1)),
-        "masked_positions": np.array([[position] for _, position in chosen], np.int32),
-    }
-    for row, (ids, position) in enumerate(chosen):
-        batch["input_ids"][row, : len(ids)] = ids
-        batch["input_ids"][row, position] = tokenizer.mask_id
-        batch["segment_ids"][row, : len(ids)] = 1
     logits_BV = np.asarray(jax.jit(logits)(params, batch)[:, 0], np.float32)
     logits_BV = logits_BV[:, : tokenizer.mask_id]  # [MASK] and spare rows are no guesses
     lines = []
@@ -53,6 +43,26 @@ def fill_mask_examples(
         lines.append(f"{before} [MASK] {after}\n  was: {tokenizer.decode([ids[position]])}")
         lines[-1] += f"; guesses: {guesses}"
     return lines
+
+
+def masked_batch(data: PreparedData, rng, count: int):
+    """(batch, sentences): held-out sentences with one word masked, a row each.
+
+    The sentences are (ids with [CLS] and [SEP], position of the word), [] where there are none.
+    """
+    tokenizer, length = data.tokenizer, data.metadata.sequence_length
+    chosen = _masked_sentences(data, rng, count)
+    batch = {
+        "input_ids": np.full((len(chosen), length), tokenizer.pad_id, np.int32),
+        "segment_ids": np.zeros((len(chosen), length), np.int32),
+        "position_ids": np.tile(np.arange(length, dtype=np.int32), (len(chosen), 1)),
+        "masked_positions": np.array([[position] for _, position in chosen], np.int32),
+    }
+    for row, (ids, position) in enumerate(chosen):
+        batch["input_ids"][row, : len(ids)] = ids
+        batch["input_ids"][row, position] = tokenizer.mask_id
+        batch["segment_ids"][row, : len(ids)] = 1
+    return batch, chosen
 
 
 def _masked_sentences(data: PreparedData, rng, count: int) -> list[tuple[np.ndarray, int]]:

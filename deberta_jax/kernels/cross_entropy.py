@@ -5,18 +5,32 @@ the label's logit on its way. Backward makes each block's logits again: a fourth
 writing and reading [N, V] several times. Blocks of rows would need no fourth one, but would add the
 gradient of the whole table up once a block, which moves more bytes than the matmul costs; and a
 block of the vocabulary has its part of that gradient whole.
+
+Tokens are sampled on the way of the forward pass, by the Gumbel maximum: the logits of a block,
+divided by the temperature, plus noise, and the best so far. The noise is a function of the key, the
+row of the batch, the position and the token alone, so that every mesh draws the same tokens.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 from jax.sharding import PartitionSpec
 
 # Logits in memory at a time, on one device: 128 MB in float32.
 BLOCK_ELEMENTS = 2**25
 # A block's columns are a multiple of it: whole tiles of a TPU's registers and matrix units.
 COLUMNS = 512
+
+
+class Sampling(NamedTuple):
+    """How tokens are sampled: softmax(logits / temperature) over the ids [first, last)."""
+
+    temperature: float
+    first: int
+    last: int
 
 
 def cross_entropy(
@@ -28,7 +42,9 @@ def cross_entropy(
     vocab_axis: str | None = None,
     embed_axis: str | None = None,
     block_elements: int = BLOCK_ELEMENTS,
-) -> tuple[jax.Array, jax.Array]:
+    sampling: Sampling | None = None,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, ...]:
     """-ln softmax(hidden . embedding + bias)[label], and whether no logit exceeds the label's.
 
     The axes are those of the current mesh (`jax.set_mesh`), for arrays that are laid out on one:
@@ -43,42 +59,60 @@ def cross_entropy(
         vocab_axis: mesh axis that V is split over.
         embed_axis: mesh axis that E of `embedding_VE` is split over; it is gathered, once a pass.
         block_elements: logits in memory at a time, on one device.
+        sampling: how a token is sampled at each position too; None: none is.
+        key: uint32 [2], the data of a threefry key, for the sampling.
 
     Returns:
-        The loss and the rightness of each position, float32 and bool [B, P].
+        The loss and the rightness of each position, float32 and bool [B, P]; with `sampling` the
+        sampled tokens, int32 [B, P]. No gradient goes through them.
     """
-    axes = (tuple(batch_axes), vocab_axis, embed_axis)
-    return _cross_entropy(axes, block_elements, hidden_BPE, embedding_VE, bias_V, labels_BP)
+    static = _Static((tuple(batch_axes), vocab_axis, embed_axis), block_elements, sampling)
+    return _cross_entropy(static, hidden_BPE, embedding_VE, bias_V, labels_BP, key)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _cross_entropy(axes, block_elements, hidden_BPE, embedding_VE, bias_V, labels_BP):
-    return _forward(axes, block_elements, hidden_BPE, embedding_VE, bias_V, labels_BP)[0]
+class _Static(NamedTuple):
+    axes: tuple
+    block_elements: int
+    sampling: Sampling | None
 
 
-def _forward(axes, block_elements, hidden_BPE, embedding_VE, bias_V, labels_BP):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy(static, hidden_BPE, embedding_VE, bias_V, labels_BP, key):
+    return _forward(static, hidden_BPE, embedding_VE, bias_V, labels_BP, key)[0]
+
+
+def _forward(static, hidden_BPE, embedding_VE, bias_V, labels_BP, key):
+    axes, block_elements, sampling = static
     batch_axes, vocab_axis, _ = axes
     rows, table = PartitionSpec(batch_axes), PartitionSpec(vocab_axis)
 
-    def local(hidden_BPE, embedding_VE, bias_V, labels_BP):
+    def local(hidden_BPE, embedding_VE, bias_V, labels_BP, *key):
         hidden_NE, labels_N = _flat(hidden_BPE), _own_labels(labels_BP, bias_V, vocab_axis)
         block = _Block(hidden_NE, embedding_VE, bias_V, labels_N, block_elements)
-        top_N, total_N, target_N = block.statistics()
+        sampler = None
+        if sampling is not None:
+            sampler = _Sampler(sampling, *key, labels_BP.shape, bias_V.shape[0], axes)
+        (top_N, total_N, target_N), best = block.statistics(sampler)
         if vocab_axis is not None:
             own_top_N, top_N = top_N, jax.lax.pmax(top_N, vocab_axis)
             total_N = jax.lax.psum(total_N * jnp.exp(own_top_N - top_N), vocab_axis)
             target_N = jax.lax.psum(target_N, vocab_axis)
         logsumexp_N = top_N + jnp.log(total_N)
-        results = logsumexp_N - target_N, target_N >= top_N, logsumexp_N
+        results = [logsumexp_N, logsumexp_N - target_N, target_N >= top_N]
+        if sampler is not None:
+            results.append(sampler.chosen(best))
         return tuple(x.reshape(labels_BP.shape) for x in results)
 
     arguments = hidden_BPE, embedding_VE, bias_V, labels_BP
-    split = _on_mesh(local, axes, (rows, table, table, rows), (rows, rows, rows))
-    loss_BP, right_BP, logsumexp_BP = split(*arguments)
-    return (loss_BP, right_BP), (*arguments, logsumexp_BP)
+    given, specs, outputs = arguments, (rows, table, table, rows), (rows, rows, rows)
+    if sampling is not None:
+        given, specs, outputs = (*given, key), (*specs, PartitionSpec()), (*outputs, rows)
+    logsumexp_BP, *results = _on_mesh(local, axes, specs, outputs)(*given)
+    return tuple(results), (*arguments, logsumexp_BP)
 
 
-def _backward(axes, block_elements, residuals, cotangents):
+def _backward(static, residuals, cotangents):
+    axes, block_elements, _ = static
     batch_axes, vocab_axis, embed_axis = axes
     rows, table = PartitionSpec(batch_axes), PartitionSpec(vocab_axis)
 
@@ -103,7 +137,7 @@ def _backward(axes, block_elements, residuals, cotangents):
         (rows, table, table, rows, rows, rows),
         (rows, PartitionSpec(vocab_axis, scattered), table),
     )
-    return *split(*residuals, cotangents[0]), None
+    return *split(*residuals, cotangents[0]), None, None
 
 
 _cross_entropy.defvjp(_forward, _backward)
@@ -118,20 +152,24 @@ class _Block:
         columns = block_elements // hidden_NE.shape[0] // COLUMNS * COLUMNS
         self.columns = min(max(columns, COLUMNS), bias_V.shape[0])
 
-    def statistics(self):
-        """Of each row of logits: the maximum, the sum of exp(logit - maximum), the label's."""
+    def statistics(self, sampler=None):
+        """Of each row of logits: the maximum, the sum of exp(logit - maximum), the label's; and
+        the sampler's best token, where there is one."""
         nothing_N = jnp.zeros(self.labels_N.shape, jnp.float32)
 
         def add(carry, start, columns):
-            top_N, total_N, target_N = carry
+            (top_N, total_N, target_N), best = carry
             logits_NC, _, is_label_NC = self._logits(start, columns)
             new_top_N = jnp.maximum(top_N, jnp.max(logits_NC, axis=1))
             total_N *= jnp.exp(top_N - new_top_N)
             total_N += jnp.sum(jnp.exp(logits_NC - new_top_N[:, None]), axis=1)
             target_N += jnp.sum(jnp.where(is_label_NC, logits_NC, 0), axis=1)
-            return new_top_N, total_N, target_N
+            if sampler is not None:
+                best = sampler.better(best, logits_NC, start)
+            return (new_top_N, total_N, target_N), best
 
-        return self._over_blocks(add, (nothing_N - jnp.inf, nothing_N, nothing_N))
+        nobody = None if sampler is None else (nothing_N - jnp.inf, nothing_N.astype(jnp.int32))
+        return self._over_blocks(add, ((nothing_N - jnp.inf, nothing_N, nothing_N), nobody))
 
     def gradients(self, logsumexp_N, weights_N):
         """Of sum(weights * loss), by the hidden states, the embedding and the bias."""
@@ -172,6 +210,57 @@ class _Block:
         logits_NC = _dot(self.hidden_NE, embedding_CE, 1, 1) + bias_C.astype(jnp.float32)
         is_label_NC = self.labels_N[:, None] == start + jnp.arange(columns)
         return logits_NC, embedding_CE, is_label_NC
+
+
+class _Sampler:
+    """One device's part of the sampling: the best (score, token) of each row so far."""
+
+    def __init__(self, sampling: Sampling, key, shape, vocabulary: int, axes):
+        batch_axes, self.vocab_axis, _ = axes
+        self.sampling, self.key, (batch, self.positions) = sampling, key, shape
+        # Threefry makes two words of a count: those of two positions.
+        self.pairs = -(-self.positions // 2)
+        first_row = jax.lax.axis_index(batch_axes) * batch if batch_axes else 0
+        self.counts_M = first_row * self.pairs + jnp.arange(batch * self.pairs)
+        self.first_id = 0
+        if self.vocab_axis is not None:
+            self.first_id = jax.lax.axis_index(self.vocab_axis) * vocabulary
+
+    def better(self, best, logits_NC, start):
+        """The best with this block's tokens, whose ids count from `start` on this device."""
+        ids_C = self.first_id + start + jnp.arange(logits_NC.shape[1])
+        allowed_C = (ids_C >= self.sampling.first) & (ids_C < self.sampling.last)
+        scores_NC = logits_NC / self.sampling.temperature + self._gumbel(ids_C)
+        scores_NC = jnp.where(allowed_C, scores_NC, -jnp.inf)
+        column_N = jnp.argmax(scores_NC, axis=1)
+        score_N = jnp.max(scores_NC, axis=1)
+        is_better_N = score_N > best[0]
+        token_N = jnp.where(is_better_N, ids_C[0] + column_N, best[1]).astype(jnp.int32)
+        return jnp.where(is_better_N, score_N, best[0]), token_N
+
+    def chosen(self, best):
+        """int32 [N], the best of all devices."""
+        score_N, token_N = best
+        if self.vocab_axis is None:
+            return token_N
+        is_best_N = score_N == jax.lax.pmax(score_N, self.vocab_axis)
+        return jax.lax.pmax(jnp.where(is_best_N, token_N, -1), self.vocab_axis)
+
+    def _gumbel(self, ids_C):
+        """-ln(-ln(1 - u)) of every row and token; u keeps its precision where the winners are."""
+        shape = self.counts_M.shape[0], ids_C.shape[0]
+        counts_2MC = jnp.stack(
+            [
+                jnp.broadcast_to(self.counts_M[:, None].astype(jnp.uint32), shape),
+                jnp.broadcast_to(ids_C.astype(jnp.uint32), shape),
+            ]
+        )
+        bits_2MC = threefry_2x32((self.key[0], self.key[1]), counts_2MC)
+        bits_2BHC = bits_2MC.reshape(2, -1, self.pairs, shape[1])
+        bits_BPC = jnp.moveaxis(bits_2BHC, 0, 1).reshape(-1, 2 * self.pairs, shape[1])
+        bits_NC = bits_BPC[:, : self.positions].reshape(-1, shape[1])
+        uniform_NC = (bits_NC.astype(jnp.float32) + 0.5) * 2.0**-32
+        return -jnp.log(-jnp.log1p(-uniform_NC))
 
 
 def _dot(left, right, left_axis: int, right_axis: int):

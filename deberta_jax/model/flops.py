@@ -42,3 +42,8 @@ def encoder_flops(config: ModelConfig, length: int) -> float:
     if config.conv_kernel_size:
         forward += 2 * config.conv_kernel_size * config.hidden_size**2 * length
     return 3 * forward
+
+
+def replaced_token_flops(config: ModelConfig, length: int) -> float:
+    """FLOPs of one sequence of the discriminator's training step, its head included."""
+    return encoder_flops(config, length) + 3 * 2 * config.hidden_size**2 * length

@@ -118,7 +118,11 @@ class Dense(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table of vectors; `attend` reads it the other way, as the tied prediction head does."""
+    """A table of vectors; `attend` reads it the other way, as the tied prediction head does.
+
+    Where the collection "delta" holds a second table, a vector is the sum of both tables' rows, and
+    no table of sums is ever made (gradient-disentangled sharing, arXiv 2111.09543, section 3.3).
+    """
 
     config: ModelConfig
     compute: ComputeConfig
@@ -130,15 +134,22 @@ class Embedding(nn.Module):
         self.embedding = _parameter(self, "embedding", shape, self.axes)
 
     def __call__(self, ids):
-        rows, width = splitting_axes(self.axes, self.embedding.shape)
+        vectors = self._rows(self.embedding, ids)
+        if self.has_variable("delta", "embedding"):
+            delta = self.get_variable("delta", "embedding").astype(self.compute.dtype)
+            vectors += self._rows(delta, ids)
+        return vectors
+
+    def _rows(self, table, ids):
+        rows, width = splitting_axes(self.axes, table.shape)
         if not rows and not width:
-            return jnp.take(self.embedding, ids, axis=0)
+            return jnp.take(table, ids, axis=0)
         (batch,) = splitting_axes(("batch",), ids.shape[:1])
         look_up = functools.partial(_look_up, rows=rows, width=width)
         specs = PartitionSpec(rows, width), PartitionSpec(batch)
         # Where the batch is whole, so is what is found, which the check would not believe.
         split = jax.shard_map(look_up, in_specs=specs, out_specs=specs[1], check_vma=False)
-        return split(self.embedding, ids)
+        return split(table, ids)
 
     def attend(self, x):
         return x @ self.embedding.T

@@ -1,10 +1,11 @@
 """Losses of predicted tokens, and the targets of auto-regressive models."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from deberta_jax.kernels.cross_entropy import cross_entropy
+from deberta_jax.kernels.cross_entropy import Sampling, cross_entropy
 from deberta_jax.model.layers import VOCABULARY_TABLE
 from deberta_jax.parallel.layout import splitting_axes
 
@@ -19,11 +20,35 @@ def token_losses(
             embedding [V, E], bias [V]; laid out as the rules say where there is a mesh.
         labels_BP: int32 tokens.
     """
-    hidden_BPE, embedding_VE, bias_V = projection
+    loss_BP, right_BP = cross_entropy(*projection, labels_BP, *_layout(projection, labels_BP))
+    return loss_BP, right_BP
+
+
+def token_losses_and_samples(
+    projection, labels_BP: Int[Array, "B P"], sampling: Sampling, key
+) -> tuple[Float[Array, "B P"], Bool[Array, "B P"], Int[Array, "B P"]]:
+    """As `token_losses`, and a token drawn at each position, int32 [B, P], in the same pass.
+
+    Args:
+        projection: as there.
+        labels_BP: as there.
+        sampling: the temperature, and the ids that may be drawn.
+        key: a key of `jax.random`; the same key draws the same tokens on every mesh.
+    """
+    layout = _layout(projection, labels_BP)
+    data = jax.random.key_data(key)
+    loss_BP, right_BP, sampled_BP = cross_entropy(
+        *projection, labels_BP, *layout, sampling=sampling, key=data
+    )
+    return loss_BP, right_BP, sampled_BP
+
+
+def _layout(projection, labels_BP):
+    """The mesh axes that split the batch, the vocabulary and the embedding's width."""
+    _, embedding_VE, _ = projection
     (batch,) = splitting_axes(("batch",), labels_BP.shape[:1])
     rows, width = splitting_axes(VOCABULARY_TABLE, embedding_VE.shape)
-    vocabulary, hidden = (axes[0] if axes else None for axes in (rows, width))
-    return cross_entropy(hidden_BPE, embedding_VE, bias_V, labels_BP, batch, vocabulary, hidden)
+    return batch, *(axes[0] if axes else None for axes in (rows, width))
 
 
 def unigram_cross_entropy(counts: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.dropout import Dropout
-from deberta_jax.model.heads import Deberta, DebertaForMaskedLM
+from deberta_jax.model.heads import Deberta, DebertaForMaskedLM, with_defaults
 from deberta_jax.model.layers import ACTIVATIONS, Dense, LayerNorm
 
 
@@ -113,18 +113,37 @@ class DebertaForQuestionAnswering(Deberta):
 
 
 class ReplacedTokenHead(nn.Module):
-    """LN(h + h_CLS) -> dense -> activation -> one logit (DeBERTaV3, 3.1, as released)."""
+    """LN(h + h_CLS) -> dense -> activation -> one logit (DeBERTaV3, 3.1, as released).
+
+    h_CLS is the first token of the token's own document.
+    """
 
     config: ModelConfig
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, hidden_BLE: Float[Array, "B L E"]) -> Float[Array, "B L"]:
+    def __call__(
+        self, hidden_BLE: Float[Array, "B L E"], positions_BL: Int[Array, "B L"]
+    ) -> Float[Array, "B L"]:
         c, compute = self.config, self.compute
-        hidden_BLE = LayerNorm(c, compute, name="norm")(hidden_BLE + hidden_BLE[:, :1])
+        hidden_BLE = LayerNorm(c, compute, name="norm")(
+            hidden_BLE + _first_of_document(hidden_BLE, positions_BL)
+        )
         hidden_BLE = Dense(c, compute, c.hidden_size, ("embed", None), name="dense")(hidden_BLE)
         hidden_BLE = ACTIVATIONS[c.hidden_act](hidden_BLE)
         return Dense(c, compute, 1, ("embed", None), name="classifier")(hidden_BLE)[..., 0]
+
+
+def _first_of_document(hidden_BLE, positions_BL):
+    """The hidden state of the first token of each token's document, [B, L, E].
+
+    A product with zeros and ones, exact in any type: a TPU's gather, and the scatter of its
+    gradient, would take longer than the head.
+    """
+    index_L = jnp.arange(positions_BL.shape[1])
+    first_BL = index_L - positions_BL
+    is_first_BLK = (first_BL[:, :, None] == index_L).astype(hidden_BLE.dtype)
+    return jnp.einsum("BLK,BKE->BLE", is_first_BLK, hidden_BLE, precision="highest")
 
 
 class DebertaForReplacedToken(Deberta):
@@ -140,7 +159,9 @@ class DebertaForReplacedToken(Deberta):
         attention_mask_BL: Int[Array, "B L"] | None = None,
         position_ids_BL: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L"]:
-        return self.mask_predictions(self.encode(input_ids_BL, attention_mask_BL, position_ids_BL))
+        segments_BL, positions_BL = with_defaults(input_ids_BL, attention_mask_BL, position_ids_BL)
+        hidden_BLE = self.encode(input_ids_BL, segments_BL, positions_BL)
+        return self.mask_predictions(hidden_BLE, positions_BL)
 
 
 # The model of each task; None is the bare one.

@@ -17,6 +17,7 @@ _BUILT_IN = {
     "mlm": "mlm:MaskedLanguageModelling",
     "clm": "clm:CausalLanguageModelling",
     "mlm_clm": "mlm_clm:MaskedAndCausalLanguageModelling",
+    "rtd": "rtd:ReplacedTokenDetection",
     "classification": "finetuning:FineTuning",
     "regression": "finetuning:FineTuning",
     "multiple_choice": "finetuning:FineTuning",

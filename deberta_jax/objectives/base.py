@@ -97,6 +97,11 @@ class Objective(abc.ABC):
     def summarize(self, sums: Scalars, weights: Scalars) -> Scalars:
         """Metrics by name, without a prefix. "loss" is what training minimises."""
 
+    def observe(self, params: Params) -> Scalars:
+        """Metrics of the parameters alone, measured when held-out data are."""
+        del params
+        return {}
+
     @abc.abstractmethod
     def flops_per_token(self, sequence_length: int) -> float:
         """Model FLOPs of one token of a training step, forward and backward."""
@@ -121,7 +126,8 @@ class Objective(abc.ABC):
     def parameter_groups(self, params: Params) -> Any:
         """The name of each parameter's optimizer group, a tree like `params`.
 
-        Each group has an optimizer and a state of its own, and is clipped by its own norm.
+        Each group has an optimizer and a state of its own, and is clipped by its own norm. "a+b"
+        is in both groups, which then belong to two stages.
         """
         return jax.tree.map(lambda _: self.groups[0], params)
 

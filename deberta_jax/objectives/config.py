@@ -1,4 +1,4 @@
-"""What fine-tuning objectives can be told."""
+"""The settings of objectives that have some of their own."""
 
 import dataclasses
 
@@ -31,4 +31,44 @@ class FinetuneConfig:
             raise UserError(
                 f"finetune.sift_weight {self.sift_weight} and finetune.sift_steps "
                 f"{self.sift_steps} must be 0 or more"
+            )
+
+
+SHARINGS = ("gdes", "es", "nes")
+
+
+@dataclasses.dataclass(frozen=True)
+class RtdConfig:
+    """Replaced-token detection (DeBERTaV3, arXiv 2111.09543, section 3)."""
+
+    # Layers of the generator, which is as wide as the discriminator. 0: half of its layers.
+    generator_layers: int = 0
+    # Which word embeddings the discriminator reads: "gdes", the generator's without their gradient
+    # plus its own difference; "es", the generator's; "nes", its own.
+    sharing: str = "gdes"
+    # Update the generator, then the discriminator, each with its own clip and Adam state (as
+    # released). False: one update by the sum of both losses.
+    decoupled: bool = True
+    # What the discriminator's loss counts beside the generator's: 50 in the paper, 10 in the
+    # released script. Decoupled, it acts through the clip and Adam's epsilon alone.
+    discriminator_weight: float = 50.0
+    # Peak learning rate of the discriminator where updates are decoupled. 0: the optimizer's.
+    discriminator_learning_rate: float = 0.0
+    # Tokens are drawn from softmax(logits / temperature).
+    temperature: float = 1.0
+    # Whether special tokens and unused rows of the table may be drawn, as released.
+    sample_special: bool = True
+
+    def __post_init__(self):
+        if self.sharing not in SHARINGS:
+            raise UserError(f"rtd.sharing is {self.sharing!r}; it must be one of {SHARINGS}")
+        if not self.temperature > 0:
+            raise UserError(f"rtd.temperature is {self.temperature}; it must be above 0")
+        for field in ("generator_layers", "discriminator_weight", "discriminator_learning_rate"):
+            if not getattr(self, field) >= 0:
+                raise UserError(f"rtd.{field} is {getattr(self, field)}; it must be 0 or more")
+        if self.discriminator_learning_rate and not self.decoupled:
+            raise UserError(
+                "rtd.discriminator_learning_rate is set, but rtd.decoupled is False: joint updates "
+                "have one learning rate"
             )

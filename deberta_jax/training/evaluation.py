@@ -55,13 +55,15 @@ def make_evaluation(objective, layouts, mesh: Mesh) -> Callable[[object, Iterabl
     batch_layout, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     eval_step = jax.jit(eval_step, in_shardings=(layouts, batch_layout), out_shardings=whole)
 
+    observe = jax.jit(objective.observe, in_shardings=(layouts,), out_shardings=whole)
+
     def evaluate(params, batches):
         total: Any = None
         with sharding.on(mesh):
             for batch in batches:
                 part = eval_step(params, sharding.to_devices(batch, mesh))
                 total = part if total is None else jax.tree.map(jnp.add, total, part)
-        metrics = objective.summarize(*total)
+            metrics = objective.summarize(*total) | observe(params)
         return {f"eval/{name}": float(value) for name, value in metrics.items()}
 
     return evaluate

@@ -35,18 +35,22 @@ class Optimizers:
         Args:
             groups: by name.
             labels: the name of each parameter's group, a tree like the parameters; None where
-                there is one group.
+                there is one group. A parameter of "a+b" is in both, and each updates it in a stage
+                of its own.
 
         Raises:
             ValueError: a label names no group, or a group has no parameter.
         """
         self.groups = dict(groups)
-        self._labels = None if len(self.groups) == 1 else flatten_dict(labels)
-        if self._labels is not None and set(self._labels.values()) != set(self.groups):
-            raise ValueError(
-                f"parameters are labelled {sorted(set(self._labels.values()))}, but the groups are "
-                f"{sorted(self.groups)}"
-            )
+        self._labels = None
+        if len(self.groups) > 1:
+            self._labels = {k: set(v.split("+")) for k, v in flatten_dict(labels).items()}
+            used = set().union(*self._labels.values())
+            if used != set(self.groups):
+                raise ValueError(
+                    f"parameters are labelled {sorted(used)}, but the groups are "
+                    f"{sorted(self.groups)}"
+                )
 
     @classmethod
     def single(cls, transformation: optax.GradientTransformation, schedule: optax.Schedule):
@@ -67,7 +71,7 @@ class Optimizers:
         if self._labels is None:
             return tree
         flat = flatten_dict(tree)
-        return unflatten_dict({k: v for k, v in flat.items() if self._labels[k] in names})
+        return unflatten_dict({k: v for k, v in flat.items() if self._labels[k] & set(names)})
 
     def update(
         self, names: Sequence[str], grads: Tree, state: Tree, params: Tree

@@ -115,6 +115,20 @@ def test_microbatches_hand_each_row_s_additions_on(seed):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), results[0], other)
 
 
+def test_a_parameter_of_two_groups_has_two_states(seed):
+    rate = GroupOptimizer(optax.adam(0.1), lambda _: 0.1)
+    params = {"w": jnp.ones(3), "v": jnp.ones(3), "u": jnp.ones(3)}
+    labels = {"w": "a", "v": "a+b", "u": "b"}
+    optimizers = Optimizers({"a": rate, "b": rate}, labels)
+    assert optimizers.select(params, ["b"]).keys() == {"v", "u"}
+    state = optimizers.init(params)
+    grads = {"w": params["w"], "v": params["v"]}
+    updates, after = optimizers.update(["a"], grads, state, params)
+    assert updates.keys() == {"w", "v"}
+    jax.tree.map(np.testing.assert_array_equal, after["b"], state["b"])
+    assert int(after["a"][0].count) == 1 and float(after["a"][0].mu["v"][0]) > 0
+
+
 def test_one_group_alone_has_the_state_of_its_transformation():
     params = {"a": {"w": jnp.ones(2)}}
     adam = optax.adam(0.1)

@@ -26,7 +26,7 @@ GOLDENS = {
     # Shards of 768 / 16 = 48 numbers: the compiler sums a layer's gradients whole.
     "v3-base on v5e:4x4": Golden(
         "deberta_v3_base", "v5e:4x4", 1, {"fsdp": 16}, 11, ("all-reduce", "ICI"),
-        **{"train.batch_size": 512, "mesh.data": 1, "mesh.fsdp": 16},
+        **{"objective": "mlm", "train.batch_size": 512, "mesh.data": 1, "mesh.fsdp": 16},
     ),
     "v1-large on v5p:4x4x4": Golden(
         "deberta_v1_large", "v5p:4x4x4", 1, {"data": 4, "fsdp": 16}, 23, ("all-gather", "ICI"),

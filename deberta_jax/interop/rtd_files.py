@@ -49,12 +49,12 @@ Result = TypeVar("Result")
 
 
 class _Half(NamedTuple):
-    """One of the two models as its file has it.
+    """One of the two models as its file has it, or a file that may hold both.
 
     Attributes:
         source: the file or directory that it was read from.
         folder: where its config and its tokenizer lie.
-        tensors: under today's released names, E_Δ included.
+        tensors: under today's released names, E_Δ included; of a file, under its own.
     """
 
     source: Path
@@ -92,13 +92,13 @@ def read_pair(discriminator: Path_, generator: Path_ | None = None) -> Pair:
     other_path = None if generator is None else Path(generator).expanduser()
     if other_path is None and own_path.is_dir():
         own_path, other_path = _locate(own_path)
-    raw, folder = _read(own_path, DISCRIMINATOR)
-    half = _half(own_path, folder, raw, DISCRIMINATOR)
+    file = _read(own_path, DISCRIMINATOR)
+    half = _half(file, DISCRIMINATOR)
     if other_path is not None:
-        raw, folder = _read(other_path, GENERATOR)
-    elif not any(name.startswith(f"{GENERATOR}.") for name in raw):
+        file = _read(other_path, GENERATOR)
+    elif not any(name.startswith(f"{GENERATOR}.") for name in file.tensors):
         return _alone(half)
-    return _paired(half, _half(other_path or own_path, folder, raw, GENERATOR))
+    return _paired(half, _half(file, GENERATOR))
 
 
 def _locate(directory: Path) -> tuple[Path, Path | None]:
@@ -133,30 +133,32 @@ def _step_files(directory: Path) -> dict[int, Path]:
     return {int(match[1]): path for path, match in matches.items() if match}
 
 
-def _read(path: Path, part: str) -> tuple[dict[str, np.ndarray], Path]:
-    """(tensors as named in the file, its folder) of a file, or of a directory's `part`."""
+def _read(path: Path, part: str) -> _Half:
+    """A file, or that of a directory which holds the model called `part`."""
     if path.is_file():
-        return files.read_file(path), path.parent
+        return _Half(path, path.parent, files.read_file(path))
     if not path.is_dir():
         raise UserError(f"{path} is neither a file nor a directory; it must hold a {part}")
+    if (path / part).is_dir():
+        return _read(path / part, part)
     if _published(path, part).is_file():
-        return files.read_file(_published(path, part)), path
-    if orbax_params.is_orbax(path):
-        return orbax_params.read(path), path
+        return _read(_published(path, part), part)
     if steps := _step_files(path):
-        return files.read_file(steps[max(steps)]), path
-    return files.read_tensors(path), path
+        return _read(steps[max(steps)], part)
+    read = orbax_params.read if orbax_params.is_orbax(path) else files.read_tensors
+    return _Half(path, path, read(path))
 
 
-def _half(source: Path, folder: Path, raw: dict[str, np.ndarray], part: str) -> _Half:
+def _half(file: _Half, part: str) -> _Half:
     """The model called `part` of a file that may hold both."""
-    parts = {name.split(".")[0] for name in raw} & {GENERATOR, DISCRIMINATOR}
+    parts = {name.split(".")[0] for name in file.tensors} & {GENERATOR, DISCRIMINATOR}
     if parts and part not in parts:
-        raise UserError(f"{source} holds a {' and a '.join(parts)} only; it must hold a {part}")
-    if parts:
-        prefix = f"{part}."
-        raw = {name.removeprefix(prefix): x for name, x in raw.items() if name.startswith(prefix)}
-    return _Half(source, folder, _blaming(source, with_deltas, raw))
+        raise UserError(f"{file.source} holds a {parts.pop()} only; it must hold a {part}")
+    prefix = f"{part}." if parts else ""
+    own = {
+        name.removeprefix(prefix): x for name, x in file.tensors.items() if name.startswith(prefix)
+    }
+    return file._replace(tensors=_blaming(file.source, with_deltas, own))
 
 
 def _blaming(source: Path, function: Callable[..., Result], *args) -> Result:

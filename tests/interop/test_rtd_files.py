@@ -73,6 +73,15 @@ def two_folders(files, home):
     )
 
 
+def two_homes_of_both(files, home):
+    """Each path is of a home of both models; the one that the other path names is not read."""
+    wrong = {name: x + 1 for name, x in files.discriminator.items()}
+    generator_in_the_checkpoint(files._replace(discriminator=wrong), home / "a")
+    wrong = {name: x + 1 for name, x in files.generator.items()}
+    folders_of_both(files._replace(generator=wrong), home / "b")
+    return home / "b", home / "a"
+
+
 def generator_in_the_checkpoint(files, home):
     rtd.write_folder(files.generator, 2, home / "generator")
     return (rtd.write_folder(files.discriminator, 4, home),)
@@ -109,8 +118,8 @@ def one_file_of_both_and_one_config(files, home):
 
 ARRANGEMENTS = [
     published, published_without_the_generator_s_config, both_halves_named, two_files,
-    two_files_in_two_folders, two_folders, generator_in_the_checkpoint, folders_of_both,
-    microsoft_s_training, one_file_of_both, one_file_of_both_and_one_config,
+    two_files_in_two_folders, two_folders, two_homes_of_both, generator_in_the_checkpoint,
+    folders_of_both, microsoft_s_training, one_file_of_both, one_file_of_both_and_one_config,
 ]  # fmt: skip
 
 

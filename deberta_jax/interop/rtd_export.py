@@ -1,4 +1,4 @@
-"""Writes the models of replaced token detection as files that others, and we, go on from."""
+"""Writes the two models of replaced token detection for `transformers` and Microsoft's code."""
 
 from pathlib import Path
 
@@ -23,19 +23,20 @@ def write_discriminator(
 ) -> None:
     """Writes a `DebertaV2Model` with the RTD head beside it, as released: `mask_predictions.*`.
 
-    The word table is the sum; the position table is there, though only a generator reads it.
+    The word table is the sum, E_G + E_Δ. The position table, which only a generator reads, is
+    written too where the discriminator has it.
 
     Args:
         directory: is made if it is not there.
-        discriminator: whole.
+        discriminator: with its summed word table.
         layout: "transformers": `model.safetensors`; "microsoft": `pytorch_model.bin`.
         dtype: of the file: "float32", "float16", "bfloat16".
-        delta: [V, E], the table minus the generator's. Microsoft's training reads it from the
-            file, and takes it for zero where it is missing; so it is written in that layout, always
-            in float32, since it is small beside the table. `transformers` has no name for it.
+        delta: [V, E], E_Δ. Microsoft's training reads it from the file, and starts from zero
+            where it is missing. It is small beside the table, so it is written in float32 whatever
+            `dtype` is. Only the layout "microsoft" has a name for it.
 
     Raises:
-        UserError: there is no such layout or type.
+        UserError: `layout` or `dtype` is unknown, or the layout has no name for `delta`.
     """
     checkpoint = _stored(discriminator.released(), layout, dtype)
     if delta is not None:
@@ -54,14 +55,14 @@ def write_generator(
 
     Args:
         directory: is made if it is not there.
-        generator: whole.
+        generator: the model.
         layout: "transformers": `model.safetensors` and `config.json`; "microsoft": the published
             names, `pytorch_model.generator.bin` and `generator_config.json`, which may lie beside
             the discriminator's.
         dtype: of the file: "float32", "float16", "bfloat16".
 
     Raises:
-        UserError: there is no such layout or type.
+        UserError: `layout` or `dtype` is unknown.
     """
     checkpoint = _stored(generator.released(), layout, dtype)
     directory.mkdir(parents=True, exist_ok=True)
@@ -75,10 +76,13 @@ def write_generator(
 def write_pair(
     directory: Path, pair: Pair, *, layout: str = "transformers", dtype: str = "float32"
 ) -> None:
-    """Writes both as `read_pair` reads them, and their tokenizer.
+    """Writes both models and their tokenizer, as `read_pair` reads them.
 
-    The discriminator lies in `directory`; the generator in `generator/` there, or beside it under
-    the published names where the layout is "microsoft".
+    The discriminator is written to `directory`. The generator is written to its folder
+    `generator/`; with the layout "microsoft" beside the discriminator, under the published names.
+
+    Raises:
+        UserError: `layout` or `dtype` is unknown.
     """
     delta = pair.delta if layout == "microsoft" else None
     write_discriminator(directory, pair.discriminator, layout=layout, dtype=dtype, delta=delta)

@@ -1,8 +1,8 @@
-"""Reads the models of replaced token detection, in every arrangement that they are published in.
+"""Reads the two models of replaced token detection from every layout that they are published in.
 
-What training left, what was published and what we export differ in where the two models lie, and
-in how the discriminator's word table E_D = E_G + E_Δ is kept: `word_embeddings.weight` is the sum,
-`word_embeddings._weight` is E_Δ, and a file has either or both.
+The layouts differ in which files hold the two models, and in how the discriminator's word table
+E_D = E_G + E_Δ is stored: `word_embeddings.weight` is the sum, `word_embeddings._weight` is E_Δ,
+and a file has either or both.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ from deberta_jax.interop.tokenizers import PretrainedTokenizer, load_tokenizer
 from deberta_jax.model.config import ModelConfig
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
-# Microsoft's training writes one such file every few steps.
+# Microsoft's training names its checkpoints by their step.
 _STEP_FILE = re.compile(r"pytorch\.model-(\d+)\.bin")
 # The stored sum may be one step older than what it is the sum of. A step moves a table by far less
 # than this part of its norm; another run's table differs from it by more than the whole norm.
@@ -53,7 +53,7 @@ class _Half(NamedTuple):
 
     Attributes:
         source: the file or directory that it was read from.
-        folder: where its config and its tokenizer lie.
+        folder: the directory of its config and its tokenizer.
         tensors: under today's released names, E_Δ included; of a file, under its own.
     """
 
@@ -63,26 +63,26 @@ class _Half(NamedTuple):
 
 
 def read_pair(discriminator: Path_, generator: Path_ | None = None) -> Pair:
-    """A discriminator, and the generator that it was trained with if that is there.
+    """A discriminator, and its generator where there is one.
 
-    `discriminator` is one of these, as `transformers`, Microsoft or we write them:
+    `discriminator` is one of these, as `transformers`, Microsoft or this package writes them:
 
-    - a checkpoint, with or without the published `pytorch_model.generator.bin` or a folder
-      `generator/` in it;
-    - a directory with the folders `discriminator/` and `generator/`, of which Microsoft's training
-      leaves files `pytorch.model-NNNNNN.bin`: the newest that both have are read;
-    - a file, with the tensors of both models under `generator.` and `discriminator.`, or of one.
+    - a checkpoint; its generator is `pytorch_model.generator.bin` or the folder `generator/` in it;
+    - a directory with the folders `discriminator/` and `generator/`. If they hold files
+      `pytorch.model-NNNNNN.bin`, as Microsoft's training writes them, the newest step that both
+      have is read;
+    - a file with the tensors of one model, or of both under `generator.` and `discriminator.`.
 
-    A config is the `config.json` or `model_config.json` beside the weights, which may have a
-    section for each model; a generator's may be `generator_config.json`. A generator without one
-    is of the discriminator's architecture, with as many layers as its file holds.
+    The config is `config.json` or `model_config.json` beside the weights, which may have a section
+    for each model; the generator's may be `generator_config.json`. A generator without a config
+    has the discriminator's architecture, and as many layers as its file.
 
-    Where the discriminator's file holds E_Δ, its table is that plus the generator's; the sum that
-    is stored beside it is one step old. Otherwise E_Δ is the difference of the two tables.
+    Where the discriminator's file holds E_Δ, its word table is E_Δ plus the generator's table: the
+    sum that the file may hold, too, is one step old. Otherwise E_Δ is the difference of the tables.
 
     Args:
         discriminator: a directory or a file.
-        generator: a directory or a file, where it lies elsewhere.
+        generator: a directory or a file, where the generator is elsewhere.
 
     Raises:
         UserError: a file is missing or damaged; tensors are missing, extra or misshapen; the two
@@ -102,7 +102,7 @@ def read_pair(discriminator: Path_, generator: Path_ | None = None) -> Pair:
 
 
 def _locate(directory: Path) -> tuple[Path, Path | None]:
-    """Where in a directory the discriminator is, and the generator if there is one."""
+    """The paths of a directory's discriminator, and of its generator if it has one."""
     own = directory / DISCRIMINATOR
     discriminator = own if own.is_dir() else directory
     generator = directory / GENERATOR
@@ -126,7 +126,7 @@ def _published(directory: Path, part: str) -> Path:
 
 
 def _step_files(directory: Path) -> dict[int, Path]:
-    """Files of Microsoft's training by step; none where there is a checkpoint by its usual name."""
+    """Files of Microsoft's training by step; none where the directory is a checkpoint."""
     if files.holds_weights(directory) or orbax_params.is_orbax(directory):
         return {}
     matches = {path: _STEP_FILE.fullmatch(path.name) for path in directory.glob("pytorch.model-*")}
@@ -134,7 +134,7 @@ def _step_files(directory: Path) -> dict[int, Path]:
 
 
 def _read(path: Path, part: str) -> _Half:
-    """A file, or that of a directory which holds the model called `part`."""
+    """The tensors of a file, or of the file of a directory that holds the model called `part`."""
     if path.is_file():
         return _Half(path, path.parent, files.read_file(path))
     if not path.is_dir():
@@ -162,7 +162,7 @@ def _half(file: _Half, part: str) -> _Half:
 
 
 def _blaming(source: Path, function: Callable[..., Result], *args) -> Result:
-    """What the function returns; an error of its tensors names the file."""
+    """Calls the function; the message of a `UserError` begins with the file's name."""
     try:
         return function(*args)
     except UserError as error:
@@ -170,7 +170,7 @@ def _blaming(source: Path, function: Callable[..., Result], *args) -> Result:
 
 
 def _alone(half: _Half) -> Pair:
-    """A discriminator without its generator: the stored table, which must be there, is its own."""
+    """A discriminator without a generator: its file must hold the summed table."""
     tensors = _blaming(half.source, released_names, half.tensors)
     config = _config(half, DISCRIMINATOR, POSITION_TABLE in tensors)
     discriminator = _blaming(half.source, discriminator_of, Released(config, tensors))
@@ -202,10 +202,10 @@ def _has(half: _Half, prefix: str) -> bool:
 
 
 def _join_positions(tensors, base, config: ModelConfig, source: Path) -> None:
-    """Gives the discriminator its absolute position table.
+    """Sets the discriminator's absolute position table.
 
-    A discriminator without absolute positions in its input never reads that table, so that its
-    own never changed: it is the generator's.
+    A discriminator without absolute positions in its input never reads that table, so training
+    never changed its E_Δ: the table is the generator's.
     """
     if config.position_biased_input:
         _blaming(source, _sum_table, tensors, POSITION_TABLE, POSITION_DELTA, base)
@@ -237,7 +237,7 @@ def _sum_table(tensors: dict, table: str, delta: str, base: dict) -> np.ndarray:
 
 
 def _check_sum(stored: np.ndarray, summed: np.ndarray, table: str, delta: str) -> None:
-    """Raises `UserError` where the stored sum cannot have been the generator's table plus E_Δ."""
+    """Raises `UserError` if the stored sum cannot be an older sum of the same tables."""
     off = float(np.linalg.norm(stored - summed)) / (float(np.linalg.norm(stored)) or 1.0)
     if not off <= _STALENESS:  # NaN is refused, too
         raise UserError(
@@ -246,7 +246,7 @@ def _check_sum(stored: np.ndarray, summed: np.ndarray, table: str, delta: str) -
             "go on from the stored table"
         )
     if off:
-        logging.info("%s is stale by %.2g of its norm: the sum is made anew", table, off)
+        logging.info("%s is out of date by %.2g of its norm: the sum is computed", table, off)
 
 
 def _config(half: _Half, part: str, has_position_table: bool) -> ModelConfig:
@@ -257,7 +257,7 @@ def _config(half: _Half, part: str, has_position_table: bool) -> ModelConfig:
 
 
 def _config_path(folder: Path, part: str) -> Path | None:
-    """The file that describes a model whose weights lie in `folder`."""
+    """The config file of a model whose weights are in `folder`."""
     own = folder / f"{part}_config.json"
     folders = [folder, folder.parent] if folder.name == part else [folder]
     shared = [f / name for f in folders for name in ("config.json", "model_config.json")]
@@ -265,7 +265,7 @@ def _config_path(folder: Path, part: str) -> Path | None:
 
 
 def _generator_config(other: _Half, half: _Half, config: ModelConfig) -> ModelConfig:
-    """The generator's own config; or the discriminator's, but for the layers that its file has."""
+    """The generator's config; or the discriminator's with the number of layers of its file."""
     path = _config_path(other.folder, GENERATOR)
     if path and path != _config_path(half.folder, DISCRIMINATOR):
         return _config(other, GENERATOR, has_position_table=False)
@@ -276,10 +276,10 @@ def _generator_config(other: _Half, half: _Half, config: ModelConfig) -> ModelCo
 
 
 def _tokenizer(halves: Sequence[_Half], config: ModelConfig) -> PretrainedTokenizer | None:
-    """The tokenizer beside the weights, None without one.
+    """The tokenizer in the directories of the weights, or None.
 
     Raises:
-        UserError: there are two that differ, or one with more tokens than the table has rows.
+        UserError: two tokenizers differ, or one has more tokens than the table has rows.
     """
     folders = []
     for folder in (half.folder for half in halves):

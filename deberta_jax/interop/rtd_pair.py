@@ -1,4 +1,4 @@
-"""The two models of replaced token detection: whole, apart, and a generator made where none is."""
+"""The two models of replaced token detection, each as a whole; and how to make a generator."""
 
 import dataclasses
 from typing import NamedTuple
@@ -43,7 +43,7 @@ class Generator(NamedTuple):
 
 
 class Discriminator(NamedTuple):
-    """A model that tells replaced tokens from original ones, its tables summed and its own.
+    """A model that tells replaced tokens from original ones. Its word table is the sum, E_G + E_Δ.
 
     Attributes:
         config: its architecture.
@@ -79,9 +79,9 @@ class Pair(NamedTuple):
     """What training by replaced token detection goes on from.
 
     Attributes:
-        discriminator: whole.
-        generator: whole, of the discriminator's width, vocabulary and positions; None where only
-            a discriminator was read (`make_generator` makes one).
+        discriminator: the model that is kept after training.
+        generator: of the discriminator's width, vocabulary and number of positions; None where
+            only a discriminator was read (`make_generator` makes one).
         delta: float32 [V, E], the discriminator's word table minus the generator's; None without a
             generator.
         tokenizer: of both; None where no tokenizer lies beside them.
@@ -94,7 +94,11 @@ class Pair(NamedTuple):
 
 
 def generator_of(checkpoint: Released) -> Generator:
-    """Raises `UserError` unless the tensors are a masked LM's, every one with its place."""
+    """A generator from the tensors of a masked LM.
+
+    Raises:
+        UserError: there is no masked-LM head; or tensors are missing, extra or misshapen.
+    """
     config, tensors = checkpoint
     if not any(name.startswith(LM_PREFIX) for name in tensors):
         raise UserError(f"has no {LM_PREFIX}*, the masked-LM head that a generator needs")
@@ -104,7 +108,11 @@ def generator_of(checkpoint: Released) -> Generator:
 
 
 def discriminator_of(checkpoint: Released) -> Discriminator:
-    """Raises `UserError` unless the tensors are an encoder's, and those of heads beside it."""
+    """A discriminator from the tensors of an encoder, with or without heads.
+
+    Raises:
+        UserError: tensors are missing, extra or misshapen.
+    """
     config, tensors = checkpoint
     own = {name: x for name, x in tensors.items() if not name.startswith(LM_PREFIX)}
     position_table = None if config.position_biased_input else own.pop(POSITION_TABLE, None)
@@ -120,21 +128,21 @@ def discriminator_of(checkpoint: Released) -> Discriminator:
 
 
 def make_generator(discriminator: Discriminator, layers: int, seed: int = 0) -> Generator:
-    """A generator of `layers` layers, made of a discriminator whose own was never published.
+    """A generator of `layers` layers, made from a discriminator whose generator is not published.
 
-    Its body is the discriminator's embeddings and its lowest `layers` layers. Every layer then
-    reads what it was trained to read, the output of the layer below it, which no other choice of
-    layers gives; and the upper layers are those that turn to telling replaced tokens apart. The
-    word table is the discriminator's, so E_Δ is zero at first.
+    The body is the discriminator's embeddings and its lowest `layers` layers. Each layer then
+    reads the output of the layer that it was trained on top of, which no other choice of layers
+    gives; and the upper layers, which are left out, are the most specific to the discriminator's
+    own task. The word table is the discriminator's, so E_Δ is zero at first.
 
-    Its head is the `lm_predictions` of the discriminator's file, trained with the generator that
-    is missing. Without one, the dense layer and, where the file has none, the position table of
-    the mask decoder are drawn anew; biases are zero.
+    The head is the `lm_predictions` of the discriminator's file, which was trained in the missing
+    generator. If the file has none, the head is initialised: a random dense layer, zero biases. So
+    is the position table of the mask decoder.
 
     Args:
         discriminator: v2 or v3, with or without a head.
-        layers: as published, half of the discriminator's.
-        seed: of what is drawn anew.
+        layers: of the generator; published ones have half of the discriminator's.
+        seed: of what is initialised.
 
     Raises:
         UserError: the discriminator does not have so many layers, or its head does not fit.
@@ -143,8 +151,8 @@ def make_generator(discriminator: Discriminator, layers: int, seed: int = 0) -> 
     least = 1 + bool(config.conv_kernel_size)  # the convolution sits beside a layer of its own
     if not least <= layers <= config.num_hidden_layers:
         raise UserError(
-            f"a generator of {layers} layers cannot be made of a discriminator of "
-            f"{config.num_hidden_layers}; it must be {least} to {config.num_hidden_layers}"
+            f"a generator of {layers} layers cannot be made from a discriminator of "
+            f"{config.num_hidden_layers}; it must have {least} to {config.num_hidden_layers}"
         )
     config = dataclasses.replace(config, num_hidden_layers=layers, enhanced_mask_decoder=True)
     kept = {

@@ -172,7 +172,8 @@ def _blaming(source: Path, function: Callable[..., Result], *args) -> Result:
 def _alone(half: _Half) -> Pair:
     """A discriminator without a generator: its file must hold the summed table."""
     tensors = _blaming(half.source, released_names, half.tensors)
-    config = _config(half, DISCRIMINATOR, POSITION_TABLE in tensors)
+    # The generator that will be made has a mask decoder, with or without a table in this file.
+    config = _config(half, DISCRIMINATOR, has_position_table=True)
     discriminator = _blaming(half.source, discriminator_of, Released(config, tensors))
     return Pair(discriminator, tokenizer=_tokenizer([half], config))
 

@@ -127,6 +127,36 @@ def discriminator_of(checkpoint: Released) -> Discriminator:
     return Discriminator(config, params, head, lm_predictions)
 
 
+def discriminator_from_params(
+    config: ModelConfig, params: dict, position_table: np.ndarray | None = None
+) -> Discriminator:
+    """A discriminator from the parameters of `DebertaForReplacedToken(config)`.
+
+    Args:
+        config: its architecture.
+        params: with the summed word table.
+        position_table: float32 [positions, E] of its generator, for the files to hold.
+    """
+    encoder = {name: params[name] for name in ("embeddings", "encoder")}
+    if position_table is not None:
+        table = {"position_embeddings": {"embedding": position_table}}
+        encoder["embeddings"] = encoder["embeddings"] | table
+    return Discriminator(config, encoder, params["mask_predictions"], {})
+
+
+def replaced_token_params(discriminator: Discriminator, seed: int = 0) -> dict:
+    """The parameters of `DebertaForReplacedToken(discriminator.config)`.
+
+    A head that the file lacks is initialised with `seed`. The position table is left out where the
+    model does not read it.
+    """
+    config, tensors = discriminator.released()
+    if not config.position_biased_input:
+        tensors.pop(POSITION_TABLE, None)
+    model = TASK_MODELS["replaced_token"](config)
+    return from_state_dict(model, tensors, new=(RTD_PREFIX,), seed=seed)
+
+
 def make_generator(discriminator: Discriminator, layers: int, seed: int = 0) -> Generator:
     """A generator of `layers` layers, made from a discriminator whose generator is not published.
 

@@ -234,6 +234,7 @@ def test_an_encoder_alone_has_no_head_and_no_position_table(seed, tmp_path):
     }
     discriminator = read_pair(rtd.write_folder(encoder, 4, tmp_path)).discriminator
     assert discriminator.head is None and discriminator.lm_predictions == {}
+    assert discriminator.config.decodes_with_emd
     tensors = discriminator.released().tensors
     assert_same(tensors, {f"deberta.{name}": x for name, x in encoder.items()})
 

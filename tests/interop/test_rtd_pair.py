@@ -7,7 +7,11 @@ import pytest
 import deberta_jax
 from deberta_jax.errors import UserError
 from deberta_jax.interop.rtd_files import read_pair
-from deberta_jax.interop.rtd_pair import make_generator
+from deberta_jax.interop.rtd_pair import (
+    discriminator_from_params,
+    make_generator,
+    replaced_token_params,
+)
 from deberta_jax.model.heads import Deberta, DebertaForMaskedLM
 from tests.interop import released, rtd
 from tests.interop.released import torch
@@ -74,6 +78,28 @@ def test_without_one_its_head_is_fresh(seed, tmp_path):
     model = DebertaForMaskedLM(make_generator(discriminator, 2).config)
     logits = jax.jit(model.apply)({"params": params}, ids)
     assert logits.shape == (2, 12, 150) and np.all(np.isfinite(logits))
+
+
+def test_the_model_s_parameters_and_back(seed, tmp_path):
+    files = rtd.make(seed)
+    discriminator = read(files, tmp_path)
+    params = replaced_token_params(discriminator)
+    _, want = deberta_jax.load_pretrained(tmp_path, "replaced_token")
+    jax.tree.map(np.testing.assert_array_equal, params, want)
+    positions = files.discriminator[rtd.POSITIONS]
+    back = discriminator_from_params(discriminator.config, params, positions)
+    jax.tree.map(np.testing.assert_array_equal, back, discriminator)
+
+
+def test_a_head_that_the_file_lacks_is_initialised(seed, tmp_path):
+    files = rtd.make(seed)
+    own = {name: x for name, x in files.discriminator.items() if name not in rtd.HEAD}
+    discriminator = read(files._replace(discriminator=own), tmp_path)
+    params = replaced_token_params(discriminator, seed)
+    head = params.pop("mask_predictions")
+    assert 0.017 < np.std(head["dense"]["kernel"]) < 0.023 and not np.any(head["dense"]["bias"])
+    _, want = deberta_jax.load_pretrained(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, params, want)
 
 
 @pytest.mark.parametrize("layers", [0, 5])

@@ -52,9 +52,21 @@ def read_config(directory: Path, has_v1_attention: bool, has_position_table: boo
     Raises:
         UserError: the file is missing or damaged, or states what no DeBERTa here can be.
     """
-    path = directory / "config.json"
+    return read_config_file(directory / "config.json", has_v1_attention, has_position_table)
+
+
+def read_config_file(
+    path: Path, has_v1_attention: bool, has_position_table: bool, section: str = ""
+) -> ModelConfig:
+    """As `read_config`, of a file with any name.
+
+    Microsoft's training by replaced token detection describes two models in one file; `section`
+    is then "generator" or "discriminator". A file without that section describes one model.
+    """
     try:
         stated = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(stated.get(section), dict):
+            stated = stated | stated[section]
         return _config(stated, has_v1_attention, has_position_table)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; a checkpoint needs one") from error
@@ -116,12 +128,13 @@ def write_config(
     task: str | None,
     num_labels: int,
     dtype: str,
+    file: str = "config.json",
     **spelling,
 ) -> None:
     """Writes `config.json`; `spelling` replaces fields that a layout writes otherwise."""
     stated = config_json(config, task, num_labels) | {"dtype": dtype} | spelling
     text = json.dumps(stated, indent=2) + "\n"
-    storage.write(directory / "config.json", text)
+    storage.write(directory / file, text)
 
 
 def config_json(config: ModelConfig, task: str | None = "masked_lm", num_labels: int = 2) -> dict:

@@ -63,12 +63,17 @@ def read_tensors(directory: Path) -> dict[str, np.ndarray]:
     for name in _NAMES:
         path = directory / name
         if path.is_file():
-            return _read_sharded(path) if path.suffix == ".json" else _read_file(path)
+            return _read_sharded(path) if path.suffix == ".json" else read_file(path)
     message = f"{directory} holds no weights: looked for {', '.join(_NAMES)}"
     halves = [name for name in _HALVES if (directory / name).is_file()]
     if halves:
         message += f"; rename the one that you mean of {', '.join(halves)} to pytorch_model.bin"
     raise UserError(message)
+
+
+def holds_weights(directory: Path) -> bool:
+    """Whether `read_tensors` has a file to read there."""
+    return any((directory / name).is_file() for name in _NAMES)
 
 
 def write_tensors(
@@ -131,7 +136,7 @@ def _read_sharded(index: Path) -> dict[str, np.ndarray]:
         path = index.parent / file
         if not path.is_file():
             raise UserError(f"{index} names {file!r}, which is not there: fetch it, too")
-        shard = _read_file(path)
+        shard = read_file(path)
         for name in shard:
             if name in tensors:
                 raise UserError(f"{path} holds {name!r}, as another shard does: one must go")
@@ -158,7 +163,12 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _read_file(path: Path) -> dict[str, np.ndarray]:
+def read_file(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of one `.safetensors` file, or of one that `torch.save` wrote; as `read_tensors`.
+
+    Raises:
+        UserError: it is corrupt, or holds more than tensors.
+    """
     with _blaming(path):
         if path.stat().st_size == 0:
             raise UserError("is empty: fetch it anew")

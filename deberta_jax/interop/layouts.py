@@ -17,10 +17,16 @@ def write_transformers(checkpoint: Released, directory: Path) -> None:
     _write_config(checkpoint, directory)
 
 
-def write_microsoft(checkpoint: Released, directory: Path) -> None:
+def write_microsoft(
+    checkpoint: Released,
+    directory: Path,
+    weights: str = "pytorch_model.bin",
+    config: str = "config.json",
+) -> None:
     """`pytorch_model.bin` under the released names, and a config in the original's spelling."""
-    write_torch(checkpoint.tensors, directory / "pytorch_model.bin")
-    _write_config(checkpoint, directory, pos_att_type="|".join(checkpoint.config.pos_att_type))
+    write_torch(checkpoint.tensors, directory / weights)
+    terms = "|".join(checkpoint.config.pos_att_type)
+    _write_config(checkpoint, directory, file=config, pos_att_type=terms)
 
 
 def write_orbax(checkpoint: Released, directory: Path) -> None:

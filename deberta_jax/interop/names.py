@@ -85,7 +85,9 @@ _HEADS["multiple_choice"] = _HEADS["sequence_classification"]
 HEAD_NAMES = tuple(
     sorted({key.split(".")[0] + "." for head in _HEADS.values() for key, *_ in head})
 )
+WORD_TABLE = "deberta.embeddings.word_embeddings.weight"
 POSITION_TABLE = "deberta.embeddings.position_embeddings.weight"
+LM_PREFIX, RTD_PREFIX = "lm_predictions.", "mask_predictions."
 
 
 def task_of_tensors(names: Collection[str]) -> str | None:
@@ -93,9 +95,10 @@ def task_of_tensors(names: Collection[str]) -> str | None:
     for task in ("sequence_classification", "token_classification", "question_answering"):
         if all(f"{key}.weight" in names for key, *_ in _HEADS[task]):
             return task
-    if "lm_predictions.lm_head.bias" in names:
-        return "masked_lm"
-    return "replaced_token" if "mask_predictions.dense.weight" in names else None
+    # Before the masked LM: beside this head, `lm_predictions` is the generator's.
+    if "mask_predictions.dense.weight" in names:
+        return "replaced_token"
+    return "masked_lm" if "lm_predictions.lm_head.bias" in names else None
 
 
 def entries(config: ModelConfig, task: str | None) -> Iterator[Entry]:
@@ -115,7 +118,7 @@ def entries(config: ModelConfig, task: str | None) -> Iterator[Entry]:
 def _encoder_entries(config: ModelConfig) -> Iterator[Entry]:
     embeddings = "deberta.embeddings"
     table = "embeddings/word_embeddings/embedding"
-    yield Entry(f"{embeddings}.word_embeddings.weight", table, SAME)
+    yield Entry(WORD_TABLE, table, SAME)
     yield from _norm(f"{embeddings}.LayerNorm", "embeddings/norm")
     if config.pos_att_type:
         table = "encoder/relative_embeddings/embedding"

@@ -14,7 +14,7 @@ from absl import logging
 from deberta_jax.errors import UserError
 from deberta_jax.interop.config_json import CLASSIFIERS, label_fields, write_config
 from deberta_jax.interop.files import write_tensors
-from deberta_jax.interop.names import HEAD_NAMES, POSITION_TABLE, entries
+from deberta_jax.interop.names import HEAD_NAMES, LM_PREFIX, POSITION_TABLE, RTD_PREFIX, entries
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.heads import Deberta
@@ -39,14 +39,16 @@ def build(
         config: the architecture.
         tensors: by their names in a released checkpoint.
         task: a key of `model.task_heads.TASK_MODELS`; None for the bare model.
-        new: beginnings of tensor names that may be missing; those are initialised afresh.
+        new: beginnings of tensor names that may be missing; those are initialised afresh. With
+            "lm_predictions." a masked LM is made of a discriminator, its head initialised afresh.
         ignore: beginnings of tensor names that may be there without a place for them.
         num_labels: labels of a new classifier; otherwise as many as the tensors have.
         dtype: what the model computes in.
         seed: of the initialisation of what is new.
 
     Raises:
-        UserError: tensors are missing, extra or misshapen: all are listed, with both shapes.
+        UserError: tensors are missing, extra or misshapen: all are listed, with both shapes. Or a
+            masked LM is asked of a discriminator, whose file holds the head of its generator.
     """
     if task not in TASK_MODELS:
         raise UserError(f"task is {task!r}; it must be one of {', '.join(map(str, TASK_MODELS))}")
@@ -99,6 +101,8 @@ def from_state_dict(
     """Our parameters from a state dict with released names; see `build` for the arguments."""
     task, config = task_of(model), model.config
     wanted = {entry.key: entry for entry in entries(config, task)}
+    if task == "masked_lm":
+        tensors = _without_generators_head(tensors, tuple(new), tuple(ignore))
     like = _shapes(model)
     flat = {path: np.zeros(leaf.shape, np.float32) for path, leaf in _by_path(like).items()}
     _check(wanted, tensors, flat, tuple(new), tuple(ignore))
@@ -110,6 +114,24 @@ def from_state_dict(
             part = flat[entry.path][entry.part]
             flat[entry.path][entry.part or ...] = entry.layout.to_ours(tensors[key], part.shape)
     return jax.tree.unflatten(jax.tree.structure(like), flat.values())
+
+
+def _without_generators_head(tensors, new, ignore) -> Mapping[str, np.ndarray]:
+    """The tensors that a masked LM is made of: a discriminator's file has a head of another body.
+
+    Released v3 checkpoints hold `mask_predictions`, the head of the body that they hold, beside
+    `lm_predictions`, whose body is the generator.
+    """
+    two_heads = {name.split(".")[0] for name in tensors} >= {"lm_predictions", "mask_predictions"}
+    if not two_heads or RTD_PREFIX.startswith(ignore):
+        return tensors
+    if not LM_PREFIX.startswith(new):
+        raise UserError(
+            "this is a discriminator (it has mask_predictions.*), and its lm_predictions.* head "
+            "belongs to the generator's body: its logits would be noise. Load the generator, or "
+            'pass new=["lm_predictions."] for a fresh head to train'
+        )
+    return {name: x for name, x in tensors.items() if not name.startswith(LM_PREFIX)}
 
 
 def shapes(model: Deberta) -> dict[str, tuple[int, ...]]:

@@ -10,21 +10,18 @@ from deberta_jax.errors import UserError
 from deberta_jax.interop import orbax_params
 from deberta_jax.interop.config_json import read_config
 from deberta_jax.interop.files import read_tensors
-from deberta_jax.interop.names import LEGACY_LM_HEAD, LM_HEAD, POSITION_TABLE
+from deberta_jax.interop.names import LEGACY_LM_HEAD, LM_HEAD, POSITION_TABLE, WORD_TABLE
 from deberta_jax.model.config import ModelConfig
 
-_WORDS = "deberta.embeddings.word_embeddings.weight"
-# Derived tensors: buffers, and GDES's delta (`_weight`), which `.weight` includes.
-_DERIVED = (
-    "deberta.embeddings.position_ids",
-    "deberta.embeddings.word_embeddings._weight",
-    "deberta.embeddings.position_embeddings._weight",
-)
+# What a discriminator under GDES adds to its generator's tables; `.weight` is the sum.
+WORD_DELTA = "deberta.embeddings.word_embeddings._weight"
+POSITION_DELTA = "deberta.embeddings.position_embeddings._weight"
+_BUFFERS = ("deberta.embeddings.position_ids",)
 _RELATIVE = ("deberta.encoder.rel_embeddings.", "deberta.encoder.LayerNorm.")
 _TIED = {
-    "cls.predictions.decoder.weight": _WORDS,
+    "cls.predictions.decoder.weight": WORD_TABLE,
     "cls.predictions.decoder.bias": "cls.predictions.bias",
-    "lm_predictions.lm_head.decoder.weight": _WORDS,
+    "lm_predictions.lm_head.decoder.weight": WORD_TABLE,
 }
 
 
@@ -45,7 +42,10 @@ def read_released(directory: Path) -> Released:
         tensors = orbax_params.read(directory)
     else:
         tensors = read_tensors(directory)
-    tensors = released_names(tensors)
+    try:
+        tensors = released_names(tensors)
+    except UserError as error:
+        raise UserError(f"{directory}: {error}") from None
     config = read_config(
         directory,
         has_v1_attention=any(name.endswith("self.in_proj.weight") for name in tensors),
@@ -57,6 +57,27 @@ def read_released(directory: Path) -> Released:
 
 
 def released_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of one whole model, as `with_deltas` names them, without GDES's deltas.
+
+    Raises:
+        UserError: a stored decoder is not the tensor that it should be tied to, or the tensors are
+            of two models, or of a discriminator whose tables are another file's.
+    """
+    if any(name.startswith(("generator.", "discriminator.")) for name in tensors):
+        raise UserError(
+            "the tensors are named generator.* and discriminator.*, as replaced token detection "
+            "leaves its two models in one file; only train.init reads such a pair"
+        )
+    renamed = with_deltas(tensors)
+    if WORD_DELTA in renamed and WORD_TABLE not in renamed:
+        raise UserError(
+            f"{WORD_DELTA} is there without {WORD_TABLE}: it is what a discriminator adds to its "
+            "generator's table, so it is read together with that generator only, by train.init"
+        )
+    return {name: x for name, x in renamed.items() if name not in (WORD_DELTA, POSITION_DELTA)}
+
+
+def with_deltas(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors under today's released names, without buffers and tied copies.
 
     Old files say `bert.` for `deberta.`, `gamma` and `beta` for a norm's weight and bias; a bare
@@ -66,9 +87,9 @@ def released_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Raises:
         UserError: a stored decoder is not the tensor that it should be tied to.
     """
-    bare = "embeddings.word_embeddings.weight" in tensors
+    bare = any(name.startswith("embeddings.word_embeddings.") for name in tensors)
     renamed = {_renamed(name, bare): tensor for name, tensor in tensors.items()}
-    for name in _DERIVED:
+    for name in _BUFFERS:
         renamed.pop(name, None)
     for name, source in _TIED.items():
         tied = renamed.pop(name, None)

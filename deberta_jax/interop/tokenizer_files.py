@@ -95,6 +95,11 @@ class TokenizerFiles:
         }
 
 
+def has_vocabulary(directory: Path) -> bool:
+    """Whether `TokenizerFiles` of the directory hold a vocabulary."""
+    return any((directory / name).is_file() for name in _VOCABULARIES)
+
+
 def class_name(files: TokenizerFiles) -> str:
     """The transformers class that AutoTokenizer picks, without the old suffix "Fast"."""
     config = files.json(CONFIG)

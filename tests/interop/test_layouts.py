@@ -21,6 +21,8 @@ from tests.model import small
 from tests.model.small import VARIANTS
 
 ROOT = Path(__file__).parents[2]
+# The fixture's file has both heads; as a masked LM it is read by whoever leaves the other out.
+ONE_BODY = {"ignore": ["mask_predictions."]}
 
 
 def assert_same(left, right):
@@ -102,7 +104,10 @@ def test_old_names_mean_the_same(checkpoint, tmp_path):
     del config["model_type"]  # the tensors show it
     (tmp_path / "old" / "config.json").write_text(json.dumps(config))
     for task in (None, "masked_lm", "replaced_token"):
-        trees = [deberta_jax.load_pretrained(d, task)[1] for d in (directory, tmp_path / "old")]
+        trees = [
+            deberta_jax.load_pretrained(d, task, **ONE_BODY)[1]
+            for d in (directory, tmp_path / "old")
+        ]
         jax.tree.map(np.testing.assert_array_equal, *trees)
 
 
@@ -129,7 +134,7 @@ def test_every_tensor_that_does_not_fit_is_listed(checkpoint):
     tensors["stray"] = np.zeros((2, 3), np.float32)
     write_tensors(tensors, directory)
     with pytest.raises(UserError) as failure:
-        deberta_jax.load_pretrained(directory, "masked_lm")
+        deberta_jax.load_pretrained(directory, "masked_lm", **ONE_BODY)
     message = str(failure.value)
     for part in (
         "missing: ",
@@ -199,7 +204,9 @@ def test_convert_goes_round_all_layouts_without_changing_a_bit(checkpoint, tmp_p
     theirs = torch.load(tmp_path / "microsoft" / "pytorch_model.bin", weights_only=True)
     assert_same({name: tensor.numpy() for name, tensor in theirs.items()}, tensors)
     configs = [d / "config.json" for d in (checkpoint[0], tmp_path / "transformers")]
-    first, last = (deberta_jax.load_pretrained(c.parent, "masked_lm")[0].config for c in configs)
+    first, last = (
+        deberta_jax.load_pretrained(c.parent, "masked_lm", **ONE_BODY)[0].config for c in configs
+    )
     assert first == last
     assert np.all(last_hidden(tmp_path / "orbax") == last_hidden(checkpoint[0]))
 

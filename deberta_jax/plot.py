@@ -78,10 +78,9 @@ def plot_profiles(parsed, out: Path) -> None:
     layers = _chosen("layer", parsed.layer or "all", model.config.num_hidden_layers)
     heads = _chosen("head", parsed.head, model.config.num_attention_heads)
     rows = sequences(model, parsed.text, parsed.sequences)
-    batches = (
-        tuple(np.stack(part) for part in zip(*rows[start : start + _BATCH], strict=True))
-        for start in range(0, len(rows), _BATCH)
-    )
+    ids_NL, segments_NL = (np.stack(column) for column in zip(*rows, strict=True))
+    parts = [slice(start, start + _BATCH) for start in range(0, len(rows), _BATCH)]
+    batches = ((ids_NL[part], segments_NL[part]) for part in parts)
     profiles = report.position_profiles(model.config, model.params, batches, layers, heads)
     title = f"{model.directory.name}: mean bias over {len(rows)} sequences"
     report.draw_profiles(profiles, title, layers, heads, out)
@@ -125,7 +124,7 @@ def _directories(parsed, flag: str) -> list[Path]:
 
 
 def _chosen(flag: str, text: str, count: int) -> tuple[int, ...]:
-    """ "all", "last", "1,3": the places from 0 of some of `count` layers or heads."""
+    """ "all", "last", "1,3": the positions from 0 of some of `count` layers or heads."""
     if text in ("all", "last"):
         return tuple(range(count))[-1 if text == "last" else 0 :]
     try:

@@ -20,9 +20,10 @@ from deberta_jax.configs import deberta_v1_base
 from deberta_jax.sweeps import product
 
 BASE = "deberta"
-NO_EMD = {"model.enhanced_mask_decoder": False}
-C2P, P2C = {"model.pos_att_type": ("c2p",)}, {"model.pos_att_type": ("p2c",)}
-VARIANTS = [
+NO_EMD: dict[str, object] = {"model.enhanced_mask_decoder": False}
+C2P: dict[str, object] = {"model.pos_att_type": ("c2p",)}
+P2C: dict[str, object] = {"model.pos_att_type": ("p2c",)}
+VARIANTS: list[dict[str, object]] = [
     {"name": "deberta"},
     # Absolute positions in the input, which turns EMD off; no relative ones.
     {"name": "roberta_like", "model.position_biased_input": True, "model.pos_att_type": ()},

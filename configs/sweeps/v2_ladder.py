@@ -14,8 +14,8 @@ from deberta_jax.sweeps import product
 
 BASE = "v1"
 # v1 has no shared projections, so it is v2 from here on: with a bias of the keys, too.
-SHARED = {"model.share_att_key": True, "model.model_type": "deberta-v2"}
-CONVOLUTION = {"model.conv_kernel_size": 3}
+SHARED: dict[str, object] = {"model.share_att_key": True, "model.model_type": "deberta-v2"}
+CONVOLUTION: dict[str, object] = {"model.conv_kernel_size": 3}
 # (pieces, rows of the embedding)
 VOCABULARY = {"published": (128_000, 128_100), "tiny": (4000, 4032)}
 
@@ -26,8 +26,8 @@ def get_config(size="published"):
 
 def sweep(size="published"):
     pieces, rows = VOCABULARY[size]
-    vocabulary = {"data.vocab_size": pieces, "model.vocab_size": rows}
-    rungs = [
+    vocabulary: dict[str, object] = {"data.vocab_size": pieces, "model.vocab_size": rows}
+    rungs: list[dict[str, object]] = [
         {"name": "v1"},
         {"name": "shared"} | SHARED,
         {"name": "shared_conv"} | SHARED | CONVOLUTION,

@@ -239,7 +239,7 @@ def _chunks(text: str) -> list[str]:
     """The text cut at spaces, without those spaces: SentencePiece puts one before each chunk."""
     if not text:
         return []
-    chunks = []
+    chunks: list[str] = []
     start = 1 if text[0] in (" ", SPACE) else 0
     while True:
         end = text.find(" ", start + _ENCODE_CHARACTERS)

@@ -10,10 +10,13 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
-from deberta_jax.estimates.hlo import Instruction, Program, shape_bytes
+from deberta_jax.estimates.hlo import Computation, Instruction, Program, shape_bytes
 from deberta_jax.parallel.chips import Chip
 from deberta_jax.parallel.mesh import slice_of
 
@@ -53,12 +56,12 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Move:
-    """A collective as the text has it; `inner` is the instruction itself, maybe in a fusion."""
+class _Transfer:
+    """A collective as the text has it; `source` is the instruction itself, maybe in a fusion."""
 
     kind: str
     link: str
-    inner: Instruction
+    source: Instruction
     shape: str
     asynchronous: bool
 
@@ -66,17 +69,23 @@ class _Move:
 class Network:
     """The devices of a program, in the order of its mesh, and what joins them."""
 
-    def __init__(self, devices, chip: Chip):
+    def __init__(self, devices: Sequence[jax.Device], chip: Chip):
         self.chip = chip
         first = slice_of(devices[0])
         self.slices = len({slice_of(device) for device in devices})
         self.members = [device for device in devices if slice_of(device) == first]
-        self.places = np.array([device.coords for device in self.members])
-        self.torus = self.places.max(axis=0) + 1
+        self.coords = np.array([device.coords for device in self.members])
+        self.torus = self.coords.max(axis=0) + 1
 
     def seconds(self, kind: str, size: int, group: list[int]) -> float:
-        """Of one collective over ICI, among the devices at these places of the mesh."""
-        spans = [len(set(axis)) for axis in self.places[group].T]
+        """Of one collective over ICI.
+
+        Args:
+            kind: one of `KINDS`.
+            size: bytes of the whole array.
+            group: the devices that take part, by their positions in the mesh of one slice.
+        """
+        spans = [len(set(axis)) for axis in self.coords[group].T]
         links = sum(
             self._links(span, length) for span, length in zip(spans, self.torus, strict=True)
         )
@@ -96,7 +105,7 @@ class Network:
 
 
 def read_collectives(
-    program: Program, cycles: dict[str, float], network: Network
+    program: Program, cycles: Mapping[str, float], network: Network
 ) -> tuple[Collective, ...]:
     """Every collective of a program.
 
@@ -105,47 +114,54 @@ def read_collectives(
         cycles: what each instruction that moves nothing takes, by its name.
         network: where it runs.
     """
-    found = []
-    # What a collective hides behind hides no other one that uses the same links.
+    collectives = []
+    # What a collective hides behind hides no other one that uses the same links: seconds left of
+    # each instruction, by (link, name).
     left: dict[tuple[str, str], float] = {}
-    for instruction, around, times in program.runs:
-        move = _move(program, instruction, around)
-        if move is None:
+    for instruction, parent, times in program.runs:
+        transfer = _transfer(program, instruction, parent)
+        if transfer is None:
             continue
-        size = shape_bytes(move.shape)
-        if move.link == "DCN":
-            group = network.slices
-            seconds = size / network.chip.dcn_bandwidth
-        else:
-            places = _group(move.inner, len(network.members))
-            group, seconds = len(places), network.seconds(move.kind, size, places)
+        size = shape_bytes(transfer.shape)
+        group, seconds = _duration(transfer, size, network)
         exposed = seconds
-        for name in _meanwhile(program, instruction, around, move) if move.asynchronous else ():
-            rest = left.setdefault((move.link, name), cycles.get(name, 0.0) / network.chip.clock)
-            hidden = min(exposed, rest)
-            left[move.link, name] -= hidden
-            exposed -= hidden
-        where = move.inner.op_name or instruction.op_name
-        found.append(
+        if transfer.asynchronous:
+            for name in _meanwhile(program, instruction, parent, transfer):
+                key = transfer.link, name
+                rest = left.setdefault(key, cycles.get(name, 0.0) / network.chip.clock)
+                hidden = min(exposed, rest)
+                left[key] -= hidden
+                exposed -= hidden
+        collectives.append(
             Collective(
-                instruction.name,
-                move.kind,
-                move.link,
-                where,
-                move.shape,
-                size,
-                group,
-                times,
-                seconds,
-                exposed,
+                name=instruction.name,
+                kind=transfer.kind,
+                link=transfer.link,
+                op_name=transfer.source.op_name or instruction.op_name,
+                shape=transfer.shape,
+                bytes=size,
+                group=group,
+                times=times,
+                seconds=seconds,
+                exposed=exposed,
             )
         )
-    return tuple(found)
+    return tuple(collectives)
 
 
-def table(collectives) -> list[dict]:
+def _duration(transfer: _Transfer, size: int, network: Network) -> tuple[int, float]:
+    """(devices or slices that take part, seconds of one run) of a transfer of `size` bytes."""
+    if transfer.link == "DCN":
+        return network.slices, size / network.chip.dcn_bandwidth
+    group = _group(transfer.source, len(network.members))
+    return len(group), network.seconds(transfer.kind, size, group)
+
+
+def table(collectives: Iterable[Collective]) -> list[dict[str, Any]]:
     """Sums by kind, link and size of the group, the longest first."""
-    rows = defaultdict(lambda: {"count": 0, "bytes": 0, "seconds": 0.0, "exposed_seconds": 0.0})
+    rows: defaultdict[tuple[str, str, int], dict[str, float]] = defaultdict(
+        lambda: {"count": 0, "bytes": 0, "seconds": 0.0, "exposed_seconds": 0.0}
+    )
     for one in collectives:
         row = rows[one.kind, one.link, one.group]
         row["count"] += one.times
@@ -153,44 +169,43 @@ def table(collectives) -> list[dict]:
         row["seconds"] += one.times * one.seconds
         row["exposed_seconds"] += one.times * one.exposed
     named = [
-        dict(zip(("kind", "link", "group"), key, strict=True)) | row for key, row in rows.items()
+        {"kind": kind, "link": link, "group": group, **row}
+        for (kind, link, group), row in rows.items()
     ]
     return sorted(named, key=lambda row: -row["seconds"])
 
 
-def _move(program: Program, instruction: Instruction, around) -> _Move | None:
+def _transfer(program: Program, instruction: Instruction, parent: Computation) -> _Transfer | None:
+    """What an instruction moves between chips; None where it moves nothing."""
     opcode = instruction.opcode
     if opcode == "send" and "megascale" in instruction.attributes:
-        kind = re.search(r'_transfer_type="(\w+)"', instruction.attributes)
-        kind = kind[1].lower().replace("_", "-") if kind else "collective-permute"
-        array = re.search(r"\w+\[[\d,]*\]", instruction.shape)[0]
-        return _Move(kind, "DCN", instruction, array, True)
+        named = re.search(r'_transfer_type="(\w+)"', instruction.attributes)
+        kind = named[1].lower().replace("_", "-") if named else "collective-permute"
+        array = re.findall(r"\w+\[[\d,]*\]", instruction.shape)[0]
+        return _Transfer(kind, "DCN", instruction, array, True)
     if opcode.removesuffix("-start") in KINDS:
-        return _Move(
-            opcode.removesuffix("-start"),
-            "ICI",
-            instruction,
-            _whole(instruction, around),
-            opcode.endswith("-start"),
-        )
-    if opcode != "fusion":
+        kind, whole = opcode.removesuffix("-start"), _whole(instruction, parent)
+        return _Transfer(kind, "ICI", instruction, whole, opcode.endswith("-start"))
+    return _fused_transfer(program, instruction) if opcode == "fusion" else None
+
+
+def _fused_transfer(program: Program, fusion: Instruction) -> _Transfer | None:
+    (called,) = fusion.called("calls")
+    fused = program.computations[called]
+    source = next((i for i in fused.values() if i.opcode in KINDS), None)
+    opcodes = {i.opcode for i in fused.values()}
+    if source is None or _DONE in opcodes or (_MIDDLE in called and _START not in opcodes):
         return None
-    (called,) = instruction.called("calls")
-    inside = program.computations[called]
-    inner = next((i for i in inside.values() if i.opcode in KINDS), None)
-    opcodes = {i.opcode for i in inside.values()}
-    if inner is None or _DONE in opcodes or (_MIDDLE in called and _START not in opcodes):
-        return None
-    kind = inner.opcode
-    if kind == "all-reduce" and shape_bytes(instruction.shape) < shape_bytes(inner.shape):
+    kind = source.opcode
+    if kind == "all-reduce" and shape_bytes(fusion.shape) < shape_bytes(source.shape):
         kind = "reduce-scatter"  # each device keeps its part
-    return _Move(kind, "ICI", inner, _whole(inner, inside), _START in opcodes)
+    return _Transfer(kind, "ICI", source, _whole(source, fused), _START in opcodes)
 
 
-def _whole(instruction: Instruction, around) -> str:
+def _whole(instruction: Instruction, parent: Computation) -> str:
     """The type of the whole array that a collective moves."""
     if instruction.opcode.startswith("reduce-scatter"):
-        return ", ".join(around[name].shape for name in instruction.operands)
+        return ", ".join(parent[name].shape for name in instruction.operands)
     if instruction.opcode in ("all-gather-start", "collective-permute-start"):
         # (operands, results, ...)
         arrays = re.findall(r"\w+\[[\d,]*\]", instruction.shape)
@@ -200,45 +215,52 @@ def _whole(instruction: Instruction, around) -> str:
 
 
 def _group(instruction: Instruction, members: int) -> list[int]:
-    """Places, in the mesh of one slice, of the first group that takes part."""
+    """Positions, in the mesh of one slice, of the devices of a collective's first group."""
     text = instruction.attributes
     if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text):
         return [int(match[1]), int(match[2])]
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
-        group = [int(place) for place in match[1].split(",")]
+        group = _numbers(match[1])
     elif match := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, dims, order = (
-            [int(n) for n in part.split(",")] if part else None for part in match.groups()
-        )
-        places = np.arange(math.prod(dims)).reshape(dims)
-        group = (places.transpose(order) if order else places).reshape(shape)[0].tolist()
+        shape, dims, order = map(_numbers, match.groups(default=""))
+        positions = np.arange(math.prod(dims)).reshape(dims)
+        group = (positions.transpose(order) if order else positions).reshape(shape)[0].tolist()
     else:
         group = list(range(members))
-    return [place for place in group if place < members]
+    return [position for position in group if position < members]
 
 
-def _meanwhile(program: Program, start: Instruction, around, move: _Move) -> list[str]:
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+def _meanwhile(
+    program: Program, start: Instruction, parent: Computation, transfer: _Transfer
+) -> list[str]:
     """Instructions between a collective's start and its end, in the order of the schedule."""
-    names = list(around)
+    names = list(parent)
     begin = names.index(start.name) + 1
     for end in range(begin, len(names)):
-        if _ends(program, around[names[end]], start, move):
+        if _ends(program, parent[names[end]], start, transfer):
             return names[begin:end]
     return names  # it ends in the loop's next trip
 
 
-def _ends(program: Program, instruction: Instruction, start: Instruction, move: _Move) -> bool:
+def _ends(
+    program: Program, instruction: Instruction, start: Instruction, transfer: _Transfer
+) -> bool:
+    """Whether `instruction` waits for what `start` began."""
     if instruction.opcode.endswith("-done"):
         return start.name in instruction.operands
-    if instruction.opcode != "fusion" or move.inner is start:
+    if instruction.opcode != "fusion" or transfer.source is start:
         return False
     (called,) = instruction.called("calls")
-    inside = program.computations[called].values()
-    return any(i.opcode == _DONE for i in inside) and any(
-        _channel(i) == _channel(move.inner) for i in inside if i.opcode == move.inner.opcode
+    fused, source = program.computations[called].values(), transfer.source
+    return any(i.opcode == _DONE for i in fused) and any(
+        _channel(i) == _channel(source) for i in fused if i.opcode == source.opcode
     )
 
 
 def _channel(instruction: Instruction) -> str | None:
     match = re.search(r"channel_id=(\d+)", instruction.attributes)
-    return match and match[1]
+    return match[1] if match else None

@@ -6,12 +6,12 @@ prints the estimate of one program; FUNCTION() returns (function, arguments), of
 arguments may be `jax.ShapeDtypeStruct`s. It runs anywhere libtpu is installed.
 
 An instruction of XLA's carries `estimated_cycles`, which allows for its time at the memory. A
-Pallas kernel carries nothing: its cycles are those of its schedule (`kernel_schedule`), or the
-time that reading its operands and writing its results once takes, where that is longer or there is
-no schedule. Where the
-compiler states nothing else (gathers, scatters, sorts, random bits), the schedule counts too, and
-the instruction is listed; without one it is listed as unknown. Transfers that run beside other
-work and communication between chips are listed with their bytes and take no cycles.
+Pallas kernel carries nothing: its cycles are those of its schedule (`estimates.kernel_schedule`),
+or the time that reading its operands and writing its results once takes, where that is longer or
+there is no schedule. Where the compiler states nothing else (gathers, scatters, sorts, random
+bits), the schedule counts too, and the instruction is listed; without one it is listed as unknown.
+Transfers that run beside other work and communication between chips are listed with their bytes and
+take no cycles.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import runpy
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.errors import UserError
 from deberta_jax.estimates import collectives
-from deberta_jax.estimates.hlo import Instruction, Program, shape_bytes
+from deberta_jax.estimates.hlo import Computation, Instruction, Program, shape_bytes
 from deberta_jax.estimates.kernel_schedule import DUMP_FLAGS, Schedule, Schedules
 from deberta_jax.parallel.chips import Chip, check_topology, chip_named
 
@@ -85,7 +85,7 @@ class Estimate:
     Attributes:
         chip: what it was compiled for.
         ops: every instruction that runs.
-        unknown_loops: loops counted as one trip because the program does not tell their trips.
+        unknown_loops: loops counted as one trip because the program does not state their trips.
         flops: the compiler's count, in which a loop's body counts once.
         argument_bytes, temp_bytes, output_bytes: HBM of one device (aliased outputs included).
         peak_bytes: HBM of one device, all of it: the program itself too, aliased outputs once.
@@ -129,7 +129,9 @@ class Estimate:
     @property
     def not_estimated(self) -> dict[str, dict[str, float]]:
         """By opcode, what the compiler states no cycles for: instructions, runs, bytes, cycles."""
-        table = defaultdict(lambda: {"instructions": 0, "runs": 0, "hbm_bytes": 0, "cycles": 0.0})
+        table: defaultdict[str, dict[str, float]] = defaultdict(
+            lambda: {"instructions": 0, "runs": 0, "hbm_bytes": 0, "cycles": 0.0}
+        )
         for op in self.ops:
             if op.kind != "kernel" and op.basis != "compiler":
                 row = table["/".join(op.contains) or op.opcode]
@@ -210,7 +212,7 @@ def tpu_devices(topology: str, slices: int = 1) -> list[jax.Device]:
     prepare()
     name = topology if ":" in topology else chip_named(topology).host
     options = dict(check_topology(name).compiler_options)
-    if name.endswith(":1x1"):  # a host is 2x2 chips to the compiler unless told otherwise
+    if name.endswith(":1x1"):  # a host is 2x2 chips to the compiler by default
         options["chips_per_host_bounds"] = (1, 1, 1)
     if slices > 1:
         options["num_slices"] = slices
@@ -221,7 +223,9 @@ def tpu_devices(topology: str, slices: int = 1) -> list[jax.Device]:
         raise UserError(f"cannot compile for {name}: {error}{missing}") from error
 
 
-def estimate_function(function, arguments, chip: str = "v5e", **jit_options) -> Estimate:
+def estimate_function(
+    function: Callable[..., Any], arguments: Any, chip: str = "v5e", **jit_options: Any
+) -> Estimate:
     """Compiles `function(*arguments)` for one device and estimates it.
 
     Args:
@@ -251,9 +255,14 @@ def estimate_lowered(lowered: jax.stages.Lowered, chip: str) -> Estimate:
     return estimate_program(compiled, Schedules(folder), chip_named(chip))
 
 
-def estimate_program(compiled, schedules: Mapping[str, Schedule] | None, chip: Chip) -> Estimate:
-    """Adds up a compiled program (`jax.stages.Compiled`); without schedules, as `prepare` says."""
-    program = Program(compiled.as_text())
+def estimate_program(
+    compiled: jax.stages.Compiled, schedules: Mapping[str, Schedule] | None, chip: Chip
+) -> Estimate:
+    """Adds up a compiled program; without schedules, as `prepare` says."""
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    if text is None or memory is None:
+        raise ValueError("the compiled program has no text or no memory analysis: not a TPU's")
+    program = Program(text)
     kernels = [i.name for i, _, _ in program.runs if i.opcode == _KERNEL]
     if kernels and schedules is not None and not schedules:
         raise UserError(
@@ -261,26 +270,25 @@ def estimate_program(compiled, schedules: Mapping[str, Schedule] | None, chip: C
         )
     costs = _Costs(program, schedules or {}, chip)
     ops = tuple(
-        costs.op(instruction, around, times)
-        for instruction, around, times in program.runs
+        costs.op(instruction, parent, times)
+        for instruction, parent, times in program.runs
         if instruction.opcode not in _FREE
     )
-    memory = compiled.memory_analysis()
     return Estimate(
-        chip,
-        ops,
-        tuple(program.unknown_loops),
-        compiled.cost_analysis().get("flops", 0.0),
-        memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes,
-        memory.output_size_in_bytes,
-        memory.argument_size_in_bytes
+        chip=chip,
+        ops=ops,
+        unknown_loops=tuple(program.unknown_loops),
+        flops=(compiled.cost_analysis() or {}).get("flops", 0.0),
+        argument_bytes=memory.argument_size_in_bytes,
+        temp_bytes=memory.temp_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes,
+        peak_bytes=memory.argument_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.generated_code_size_in_bytes,
-        program,
-        schedules is None,
+        program=program,
+        quick=schedules is None,
     )
 
 
@@ -291,52 +299,56 @@ class _Costs:
         self._program, self._schedules, self._chip = program, schedules, chip
         # By what was compiled: equal instructions share the schedule of the first.
         self._written = {
-            _signature(instruction, around): instruction.name
-            for instruction, around, _ in program.runs
+            _signature(instruction, parent): instruction.name
+            for instruction, parent, _ in program.runs
             if instruction.name in schedules
         }
 
-    def op(self, instruction: Instruction, around: dict[str, Instruction], times: int) -> Op:
-        inside = self._program.opcodes_inside(instruction)
-        shapes = [instruction.shape, *(around[name].shape for name in instruction.operands)]
+    def op(self, instruction: Instruction, parent: Computation, times: int) -> Op:
+        opcodes = self._program.opcodes_inside(instruction)
+        shapes = [instruction.shape, *(parent[name].shape for name in instruction.operands)]
         hbm_bytes = sum(shape_bytes(shape, hbm_only=True) for shape in shapes)
-        kind = _kind(instruction.opcode, inside)
-        cycles, basis, lower_bound = instruction.estimated_cycles, "compiler", False
+        kind = _kind(instruction.opcode, opcodes)
+        cycles: float | None = instruction.estimated_cycles
+        basis, lower_bound = "compiler", False
         if kind in ("transfer", "collective"):
             cycles, basis = None, "unknown"
         elif cycles is None:
-            cycles, basis, lower_bound = self._scheduled(instruction, around)
+            cycles, basis, lower_bound = self._scheduled(instruction, parent)
         at_memory = hbm_bytes / self._chip.hbm_bandwidth * self._chip.clock
         if kind == "kernel" and basis != "compiler" and at_memory > (cycles or 0):
             cycles, basis = at_memory, "memory"
-        contains = tuple(name for name in _SCATTERED if name in inside)
+        contains = tuple(name for name in _SCATTERED if name in opcodes)
         names = instruction.name, instruction.opcode, instruction.op_name
         return Op(*names, kind, times, cycles, basis, hbm_bytes, contains, lower_bound)
 
-    def _scheduled(self, instruction, around) -> tuple[float | None, str, bool]:
+    def _scheduled(
+        self, instruction: Instruction, parent: Computation
+    ) -> tuple[float | None, str, bool]:
         """Cycles by its schedule, "schedule", and whether a loop's trips are unknown."""
-        name = self._written.get(_signature(instruction, around))
+        name = self._written.get(_signature(instruction, parent))
         if name is None:
             return None, "unknown", instruction.opcode == _KERNEL
         schedule = self._schedules[name]
         return schedule.cycles, "schedule", None in schedule.loops
 
 
-def _kind(opcode: str, inside: set[str]) -> str:
+def _kind(opcode: str, opcodes: set[str]) -> str:
+    """One of `KINDS`; `opcodes` are those of the instruction and of everything fused into it."""
     if opcode == _KERNEL:
         return "kernel"
-    if {name.removesuffix("-start") for name in inside} & set(collectives.KINDS):
-        return "matmul" if inside & {"convolution", "dot"} else "collective"
+    if {name.removesuffix("-start") for name in opcodes} & set(collectives.KINDS):
+        return "matmul" if opcodes & {"convolution", "dot"} else "collective"
     if opcode.endswith("-start"):
         return "transfer"
-    return "matmul" if inside & {"convolution", "dot"} else "other"
+    return "matmul" if opcodes & {"convolution", "dot"} else "other"
 
 
-def _signature(instruction: Instruction, around) -> str:
+def _signature(instruction: Instruction, parent: Computation) -> str:
     """Opcode, types and, of a kernel, its code: a hash, as the code is long."""
     kernel = instruction.opcode == _KERNEL
     own = instruction.attributes if kernel else instruction.name
-    shapes = [around[name].shape for name in instruction.operands]
+    shapes = [parent[name].shape for name in instruction.operands]
     code = own.partition("backend_config=")[2] or own
     return hashlib.sha256(
         repr((instruction.opcode, instruction.shape, shapes, code)).encode()

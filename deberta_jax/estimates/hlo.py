@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Iterator
 
 _HEADER = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
@@ -55,20 +56,25 @@ class Instruction:
         ]
 
 
+# The instructions of a computation by name, in the order of the schedule.
+Computation = dict[str, Instruction]
+
+
 class Program:
     """A compiled program (`compiled.as_text()`).
 
     Attributes:
         computations: instructions by name, by computation.
         entry: name of the computation that runs.
-        unknown_loops: loops whose trips the text does not tell, once `runs` was read; they count
-            as one trip.
+        unknown_loops: loops whose number of trips is not in the text, once `runs` was read; they
+            count as one trip.
     """
 
     def __init__(self, text: str):
-        self.computations: dict[str, dict[str, Instruction]] = {}
-        self.entry, self.unknown_loops = "", []
-        current = None
+        self.computations: dict[str, Computation] = {}
+        self.entry = ""
+        self.unknown_loops: list[str] = []
+        current: Computation | None = None
         for line in _whole_lines(text):
             if match := _HEADER.match(line):
                 current = self.computations.setdefault(match["name"], {})
@@ -77,77 +83,76 @@ class Program:
                 current[match["name"]] = _instruction(match)
 
     @functools.cached_property
-    def runs(self) -> list[tuple[Instruction, dict[str, Instruction], int]]:
-        """(instruction, its computation, times it runs) of all that the schedule starts.
+    def runs(self) -> list[tuple[Instruction, Computation, int]]:
+        """(instruction, its parent computation, times it runs) of all that the schedule starts.
 
         A fusion is one instruction. Of a conditional all branches are listed: the sum is an upper
         bound. Waits for what was started earlier ("-done") are not listed.
         """
         return list(self._runs(self.entry, 1))
 
-    def _runs(self, computation: str, times: int):
-        instructions = self.computations[computation]
-        for instruction in instructions.values():
+    def _runs(self, computation: str, times: int) -> Iterator[tuple[Instruction, Computation, int]]:
+        parent = self.computations[computation]
+        for instruction in parent.values():
             opcode = instruction.opcode
             if opcode == "while":
-                inside = self._trips(instruction, instructions)
+                trips = self._trips(instruction, parent)
                 for name in instruction.called("body", "condition"):
-                    yield from self._runs(name, times * inside)
+                    yield from self._runs(name, times * trips)
             elif opcode in ("conditional", "call", "async-start"):
                 attributes = ("branch_computations", "true_computation", "false_computation")
                 for name in instruction.called("to_apply", "calls", *attributes):
                     yield from self._runs(name, times)
             elif not opcode.endswith(("-done", "-update")):
-                yield instruction, instructions, times
+                yield instruction, parent, times
 
     def opcodes_inside(self, instruction: Instruction) -> set[str]:
         """Opcodes of an instruction and of everything fused into it."""
-        found = {instruction.opcode}
+        opcodes = {instruction.opcode}
         if instruction.opcode == "fusion":
             for name in instruction.called("calls"):
-                for inner in self.computations[name].values():
-                    found |= self.opcodes_inside(inner)
-        return found
+                for fused in self.computations[name].values():
+                    opcodes |= self.opcodes_inside(fused)
+        return opcodes
 
-    def _trips(self, loop: Instruction, around: dict[str, Instruction]) -> int:
+    def _trips(self, loop: Instruction, parent: Computation) -> int:
         """Trips of a loop that counts up to a constant, as every scan does."""
         known = _first(r'"known_trip_count":\{"n":"?(\d+)', loop.attributes)
-        trips = int(known) if known else self._counted_trips(loop, around)
+        trips = int(known) if known else self._counted_trips(loop, parent)
         if trips is None:
             self.unknown_loops.append(loop.op_name or loop.name)
         return 1 if trips is None else trips
 
-    def _counted_trips(self, loop, around) -> int | None:
+    def _counted_trips(self, loop: Instruction, parent: Computation) -> int | None:
+        """Trips of a loop whose test is `counter < limit`; None of any other."""
         (condition,), (body,) = loop.called("condition"), loop.called("body")
         test = self._root(condition)
-        inside = self.computations[condition]
-        if test.opcode != "compare":
+        if test.opcode != "compare" or "direction=LT" not in test.attributes:
             return None
 
-        def at_first(element):
+        def initial(operand: Instruction | None) -> int | None:
             """What an operand of the test is before the first trip."""
-            index = _tuple_index(element)
+            index = _tuple_index(operand)
             return _constant(
-                element if index is None else _element(around, loop.operands[0], index)
+                operand if index is None else _element(parent, loop.operands[0], index)
             )
 
-        counter, limit = (inside.get(name) for name in test.operands)
+        counter, limit = (self.computations[condition].get(name) for name in test.operands)
         index = _tuple_index(counter)
-        if "direction=LT" not in test.attributes or index is None:
+        if index is None:
             return None
-        bounds = at_first(counter), at_first(limit), self._step(body, index)
-        if None in bounds:
+        start, stop, step = initial(counter), initial(limit), self._step(body, index)
+        if start is None or stop is None or step is None:
             return None
-        start, stop, step = bounds
         return math.ceil((stop - start) / step)
 
     def _step(self, body: str, index: int) -> int | None:
         """What a loop's body adds to element `index` of what it carries."""
-        instructions, root = self.computations[body], self._root(body)
-        update = _element(instructions, root.name, index)
+        computation, root = self.computations[body], self._root(body)
+        update = _element(computation, root.name, index)
         if update is None or update.opcode != "add":
             return None
-        return next(filter(None, (_constant(instructions.get(n)) for n in update.operands)), None)
+        return next(filter(None, (_constant(computation.get(n)) for n in update.operands)), None)
 
     def _root(self, computation: str) -> Instruction:
         return next(i for i in self.computations[computation].values() if i.root)
@@ -164,7 +169,7 @@ def shape_bytes(shape: str, hbm_only: bool = False) -> int:
     return total
 
 
-def _whole_lines(text: str):
+def _whole_lines(text: str) -> Iterator[str]:
     """Lines of the text; an instruction whose attributes hold line breaks is one line."""
     whole = ""
     for line in text.splitlines():
@@ -176,49 +181,47 @@ def _whole_lines(text: str):
     yield whole
 
 
-def _instruction(match) -> Instruction:
+def _instruction(match: re.Match[str]) -> Instruction:
     rest = match["rest"]
     shape_end = _balanced(rest, 0) if rest.startswith("(") else rest.index(" ")
     shape, rest = rest[:shape_end], rest[shape_end:].lstrip()
     opening = rest.index("(")
     closing = _balanced(rest, opening)
     opcode, operands, attributes = rest[:opening], rest[opening:closing], rest[closing:]
-    if opcode == "constant":
-        names = (operands[1:-1],)
-    else:
-        names = tuple(re.findall(r"%([\w.\-]+)", operands))
+    names = [operands[1:-1]] if opcode == "constant" else re.findall(r"%([\w.\-]+)", operands)
     if opcode == "custom-call":
         opcode = _first(r'custom_call_target="([^"]*)"', attributes) or opcode
-    return Instruction(match["name"], opcode, shape, names, attributes, bool(match["root"]))
+    return Instruction(match["name"], opcode, shape, tuple(names), attributes, bool(match["root"]))
 
 
 def _balanced(text: str, start: int) -> int:
-    """The place after the parenthesis that closes the one at `start`."""
+    """The position after the parenthesis that closes the one at `start`."""
     depth = 0
-    for place in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
+    for position in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
         if depth == 0:
-            return place + 1
+            return position + 1
     return len(text)
 
 
-def _element(instructions, name: str, index: int) -> Instruction | None:
+def _element(computation: Computation, name: str, index: int) -> Instruction | None:
     """The instruction behind element `index` of a tuple, through copies."""
-    found = instructions.get(name)
-    if found is not None and found.opcode == "tuple" and index < len(found.operands):
-        found = instructions.get(found.operands[index])
-    while found is not None and found.opcode in ("copy", "bitcast"):
-        found = instructions.get(found.operands[0])
-    return found
+    element = computation.get(name)
+    if element is not None and element.opcode == "tuple" and index < len(element.operands):
+        element = computation.get(element.operands[index])
+    while element is not None and element.opcode in ("copy", "bitcast"):
+        element = computation.get(element.operands[0])
+    return element
 
 
-def _tuple_index(instruction) -> int | None:
+def _tuple_index(instruction: Instruction | None) -> int | None:
     if instruction is None or instruction.opcode != "get-tuple-element":
         return None
-    return int(_first(r"index=(\d+)", instruction.attributes))
+    index = _first(r"index=(\d+)", instruction.attributes)
+    return None if index is None else int(index)
 
 
-def _constant(instruction) -> int | None:
+def _constant(instruction: Instruction | None) -> int | None:
     if instruction is None or instruction.opcode != "constant":
         return None
     value = instruction.operands[0]
@@ -227,4 +230,4 @@ def _constant(instruction) -> int | None:
 
 def _first(pattern: str, text: str) -> str | None:
     match = re.search(pattern, text)
-    return match and match[1]
+    return match[1] if match else None

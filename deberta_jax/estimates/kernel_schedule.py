@@ -10,7 +10,7 @@ Each bundle counts as often as the loops around it run. Waits for memory are not
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _BUNDLES, _LOOPS = "packed-bundles-post-ra", "post-delay-converter"
@@ -48,7 +48,7 @@ class Schedule:
     loops: tuple[int | None, ...]
 
 
-class Schedules(Mapping):
+class Schedules(Mapping[str, Schedule]):
     """The schedule of every instruction that libtpu wrote to a folder, by its name.
 
     Each is read when it is asked for: a training step writes hundreds of MB, for minutes of
@@ -56,7 +56,9 @@ class Schedules(Mapping):
     """
 
     def __init__(self, folder: Path):
-        self._paths, self._read = {}, {}
+        # By instruction: the listing of its bundles, and the stem of all its listings.
+        self._paths: dict[str, tuple[Path, str]] = {}
+        self._read: dict[str, Schedule] = {}
         for path in sorted(Path(folder).glob(f"*-{_BUNDLES}.txt")):
             if match := _FILE.fullmatch(path.name):
                 self._paths[match["name"]] = path, path.name[: match.end("name")]
@@ -68,13 +70,13 @@ class Schedules(Mapping):
             self._read[name] = parse_schedule(path.read_text(), loops.read_text())
         return self._read[name]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._paths)
 
-    def __contains__(self, name):
+    def __contains__(self, name: object) -> bool:
         return name in self._paths
 
 
@@ -83,7 +85,8 @@ def parse_schedule(bundles_text: str, loops_text: str) -> Schedule:
     bundles = [match for line in bundles_text.splitlines() if (match := _BUNDLE.match(line))]
     depths = [_depth(bundle) for bundle in bundles]
     trips_of = _trips_by_region(loops_text)
-    weights, loops = [1] * len(bundles), []
+    weights = [1] * len(bundles)
+    loops: list[int | None] = []
     for start, bundle in enumerate(bundles):
         if bundle["tag"] != "LB":
             continue
@@ -94,32 +97,34 @@ def parse_schedule(bundles_text: str, loops_text: str) -> Schedule:
     return Schedule(sum(weights), len(bundles), tuple(loops))
 
 
-def _depth(bundle) -> int | None:
+def _depth(bundle: re.Match[str]) -> int | None:
     """Loops around a bundle; an empty one does not say."""
     return bundle["depth"].count(">") if bundle["code"].strip() != "}" else None
 
 
-def _loop_end(bundles, depths, start: int) -> int:
+def _loop_end(bundles: Sequence[re.Match[str]], depths: Sequence[int | None], start: int) -> int:
     """The last bundle of the loop that begins at `start`.
 
     A loop's test is moved to its end and listed one level up, so a bundle of the outer level ends
     nothing; the last bundle of the loop's own level, before another loop of that level, does.
     """
     end = start
+    level = depths[start] or 0  # of an empty bundle, which starts no loop of known trips
     for index in range(start + 1, len(bundles)):
         depth = depths[index]
         if depth is None:
             continue
-        if bundles[index]["tag"] == "LB" and depth <= depths[start]:
+        if bundles[index]["tag"] == "LB" and depth <= level:
             break
-        if depth >= depths[start]:
+        if depth >= level:
             end = index
     return end
 
 
 def _trips_by_region(loops_text: str) -> dict[str, int]:
     """Trips of the loops whose bounds are constants, by the region that is their body."""
-    trips, waiting = {}, {}
+    trips: dict[str, int] = {}
+    waiting: dict[str, int] = {}  # by indentation, for the body that follows
     for line in loops_text.splitlines():
         if match := _LOOP.match(line):
             start, step, limit = map(int, match.groups()[1:])

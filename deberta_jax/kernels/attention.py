@@ -94,7 +94,7 @@ def _chosen(name: str, call: AttentionCall) -> Implementation:
 
 
 @functools.cache
-def _log_once(message):
+def _log_once(message: str) -> None:
     logging.getLogger(__name__).warning(message)
 
 
@@ -124,16 +124,16 @@ def _partitioned(
     }
 
     def local(tables, query, key, value, query_segments, key_segments, optional):
-        relative = call.relative and Relative(*tables, call.relative.distance_rows)
-        first = tuple(
-            jax.lax.axis_index(axes) * size if axes else 0
-            for axes, size in ((items, query.shape[0]), (heads, query.shape[2]))
+        relative = call.relative and dataclasses.replace(
+            call.relative, key_RHD=tables[0], query_RHD=tables[1]
         )
+        first_item = jax.lax.axis_index(items) * query.shape[0] if items else 0
+        first_head = jax.lax.axis_index(heads) * query.shape[2] if heads else 0
         part = AttentionCall(
             *(query, key, value, relative, query_segments, key_segments),
             dropout_rate=call.dropout_rate,
             causal=call.causal,
-            first=first,
+            first=(first_item, first_head),
             **optional,
         )
         return attention(part)

@@ -2,10 +2,11 @@
 
 import abc
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Key
 
 from deberta_jax.data.dataset import PreparedData
 from deberta_jax.data.input import MakeBatch
@@ -15,11 +16,10 @@ from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.depth import depths
 from deberta_jax.model.heads import Deberta
 from deberta_jax.training.config import OptimizerConfig
-from deberta_jax.training.trainable import Stage
+from deberta_jax.training.trainable import Batch, Scalars, Stage
 
 Params = Any
-Batch = dict[str, jax.Array]
-Scalars = dict[str, jax.Array]
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 class Objective(abc.ABC):
@@ -48,7 +48,7 @@ class Objective(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, config: Any, unigram_counts: np.ndarray | None = None) -> Self:
+    def from_config(cls, config: Any, unigram_counts: np.ndarray | None = None) -> "Objective":
         """The objective of a run.
 
         Args:
@@ -58,9 +58,7 @@ class Objective(abc.ABC):
         """
 
     @abc.abstractmethod
-    def batch_shapes(
-        self, sequence_length: int, batch_size: int
-    ) -> dict[str, jax.ShapeDtypeStruct]:
+    def batch_shapes(self, sequence_length: int, batch_size: int) -> Shapes:
         """Shape and type of every array of a global batch."""
 
     @abc.abstractmethod
@@ -72,7 +70,7 @@ class Objective(abc.ABC):
         """
 
     @abc.abstractmethod
-    def init(self, rng: jax.Array) -> Params:
+    def init(self, rng: Key[Array, ""]) -> Params:
         """Parameters of all models, float32, boxed with their logical axes."""
 
     @abc.abstractmethod
@@ -81,8 +79,13 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def loss(
-        self, params: Params, batch: Batch, weights: Scalars, rng: jax.Array | None, train: bool
-    ) -> tuple[jax.Array, Scalars]:
+        self,
+        params: Params,
+        batch: Batch,
+        weights: Scalars,
+        rng: Key[Array, ""] | None,
+        train: bool,
+    ) -> tuple[Float[Array, ""], Scalars]:
         """(loss, sums) of these rows; the loss is divided by `weights`.
 
         Args:
@@ -137,7 +140,7 @@ class Objective(abc.ABC):
         return config
 
     def stages(self) -> tuple[Stage, ...]:
-        """The updates of a step, one after another: one of all groups by `loss`, unless told."""
+        """The updates of a step, one after another: by default one of all groups, by `loss`."""
 
         def loss(params, batch, weights, rng):
             value, sums = self.loss(params, batch, weights, rng, train=True)

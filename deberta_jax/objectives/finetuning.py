@@ -5,13 +5,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Key
 
+from deberta_jax.data.input import MakeBatch
+from deberta_jax.data.tokenizer import Tokenizer
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.flops import encoder_flops
 from deberta_jax.model.task_heads import TASK_MODELS
 from deberta_jax.objectives import sift
-from deberta_jax.objectives.base import Objective
+from deberta_jax.objectives.base import Batch, Objective, Params, Scalars, Shapes
 from deberta_jax.objectives.config import FinetuneConfig
 from deberta_jax.objectives.criteria import Classes, Criterion, Numbers, Spans
 
@@ -70,15 +73,15 @@ class FineTuning(Objective):
         self._train = TASK_MODELS[kind.head](config, compute, deterministic=False, **options)
 
     @classmethod
-    def from_config(cls, config, unigram_counts=None):
+    def from_config(cls, config: Any, unigram_counts: np.ndarray | None = None) -> "FineTuning":
         del unigram_counts
         labels, choices = len(config.task.labels) or 1, len(config.task.choices)
-        if choices < 2:  # one column holds a list, whose length only the examples tell
+        if choices < 2:  # one column holds a list, whose length only the examples have
             choices = LISTED_CHOICES
         sections = {"compute": config.compute, "choices": choices}
         return cls(config.model, config.objective, labels, config.finetune, **sections)
 
-    def batch_shapes(self, sequence_length, batch_size):
+    def batch_shapes(self, sequence_length: int, batch_size: int) -> Shapes:
         items = (batch_size, self._choices) if self._choices else (batch_size,)
         tokens = jax.ShapeDtypeStruct((*items, sequence_length), jnp.int32)
         shapes = {"input_ids": tokens, "segment_ids": tokens}
@@ -86,17 +89,23 @@ class FineTuning(Objective):
             (batch_size, sequence_length) if self.head == "token_classification" else (batch_size,)
         )
 
-    def batch_maker(self, tokenizer, seed):
+    def batch_maker(self, tokenizer: Tokenizer, seed: int) -> MakeBatch:
         raise NotImplementedError("a task's examples come as batches (`data.tasks.batches`)")
 
-    def init(self, rng):
+    def init(self, rng: Key[Array, ""]) -> Params:
         ids = jnp.ones((1, 1, 8) if self._choices else (1, 8), jnp.int32)
         return self.model.init(rng, ids)["params"]
 
-    def weights(self, batch):
+    def weights(self, batch: Batch) -> Scalars:
         return {"items": jnp.maximum(jnp.sum(batch["weights"]), 1e-6)}
 
-    def logits(self, params, batch, rng=None, train=False):
+    def logits(
+        self,
+        params: Params,
+        batch: Batch,
+        rng: Key[Array, ""] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B ..."]:
         """The head's outputs, float32."""
         model = self._train if train else self.model
         rngs = {"dropout": rng} if rng is not None and train else None
@@ -104,16 +113,27 @@ class FineTuning(Objective):
         outputs: Any = model.apply({"params": params}, ids, segments, rngs=rngs)
         return outputs.astype(jnp.float32)
 
-    def loss(self, params, batch, weights, rng, train):
+    def loss(
+        self,
+        params: Params,
+        batch: Batch,
+        weights: Scalars,
+        rng: Key[Array, ""] | None,
+        train: bool,
+    ) -> tuple[Float[Array, ""], Scalars]:
         logits = self.logits(params, batch, rng, train)
         sums = self.sums(logits, batch)
         total = sums["loss"]
         if train and self._settings.sift_weight:
+            if rng is None:
+                raise ValueError("SiFT draws perturbations: training needs a key")
             sums["sift"] = self._adversarial(params, logits, batch, jax.random.fold_in(rng, 1))
             total += self._settings.sift_weight * sums["sift"]
         return total / weights["items"], sums
 
-    def _adversarial(self, params, logits, batch, rng):
+    def _adversarial(
+        self, params: Params, logits: Float[Array, "B ..."], batch: Batch, rng: Key[Array, ""]
+    ) -> Float[Array, ""]:
         """SiFT's divergence, summed over the items."""
         length = batch["input_ids"].shape[-1]
         shape = (int(np.prod(batch["input_ids"].shape[:-1])), length, self.config.hidden_size)
@@ -121,7 +141,7 @@ class FineTuning(Objective):
             lambda params, pass_rng: self.logits(params, batch, pass_rng, train=True),
             params,
             logits,
-            lambda found, given: self._criterion.divergence(found, given, batch),
+            lambda perturbed, clean: self._criterion.divergence(perturbed, clean, batch),
             batch["weights"],
             shape,
             rng,
@@ -129,18 +149,18 @@ class FineTuning(Objective):
         )
         return jnp.sum(each * batch["weights"])
 
-    def sums(self, logits, batch):
+    def sums(self, logits: Float[Array, "B ..."], batch: Batch) -> Scalars:
         """What a batch's items lose together, and how many are right."""
-        found, weights = self._criterion.losses(logits, batch), batch["weights"]
-        sums = {"loss": jnp.sum(found.loss * weights)}
-        if found.correct is not None:
-            sums["correct"] = jnp.sum(found.correct * weights)
+        losses, weights = self._criterion.losses(logits, batch), batch["weights"]
+        sums = {"loss": jnp.sum(losses.loss * weights)}
+        if losses.correct is not None:
+            sums["correct"] = jnp.sum(losses.correct * weights)
         return sums
 
-    def summarize(self, sums, weights):
+    def summarize(self, sums: Scalars, weights: Scalars) -> Scalars:
         names = {"loss": "loss", "correct": "accuracy", "sift": "sift"}
         return {names[name]: total / weights["items"] for name, total in sums.items()}
 
-    def flops_per_token(self, sequence_length):
+    def flops_per_token(self, sequence_length: int) -> float:
         """As pre-training's; SiFT's passes are not counted: they are what it costs, not a gain."""
         return encoder_flops(self.config, sequence_length) / sequence_length

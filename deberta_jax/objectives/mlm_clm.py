@@ -1,11 +1,18 @@
 """DeBERTa-MT: masked and auto-regressive modelling at once (paper, A.4 and table 10)."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
 
-from deberta_jax.objectives.base import Objective
+from deberta_jax.data.dataset import PreparedData
+from deberta_jax.data.input import MakeBatch
+from deberta_jax.data.tokenizer import Tokenizer
+from deberta_jax.model.config import ModelConfig
+from deberta_jax.objectives.base import Batch, Objective, Params, Scalars, Shapes
 from deberta_jax.objectives.clm import CausalLanguageModelling
 from deberta_jax.objectives.mlm import MaskedLanguageModelling
 
@@ -18,7 +25,9 @@ class MaskedAndCausalLanguageModelling(Objective):
     batch is that of masked modelling.
     """
 
-    def __init__(self, config, unigram_counts=None, **options):
+    def __init__(
+        self, config: ModelConfig, unigram_counts: np.ndarray | None = None, **options: Any
+    ):
         self.config = config
         self.mlm = MaskedLanguageModelling(config, unigram_counts, **options)
         causal = dataclasses.replace(config, causal=True)
@@ -26,22 +35,29 @@ class MaskedAndCausalLanguageModelling(Objective):
         self.models = self.mlm.models
 
     @classmethod
-    def from_config(cls, config, unigram_counts=None):
+    def from_config(cls, config: Any, unigram_counts: np.ndarray | None = None) -> Objective:
         return cls(config.model, unigram_counts, compute=config.compute, masking=config.masking)
 
-    def batch_shapes(self, sequence_length, batch_size):
+    def batch_shapes(self, sequence_length: int, batch_size: int) -> Shapes:
         return self.mlm.batch_shapes(sequence_length, batch_size)
 
-    def batch_maker(self, tokenizer, seed):
+    def batch_maker(self, tokenizer: Tokenizer, seed: int) -> MakeBatch:
         return self.mlm.batch_maker(tokenizer, seed)
 
-    def init(self, rng):
+    def init(self, rng: Key[Array, ""]) -> Params:
         return self.mlm.init(rng)
 
-    def weights(self, batch):
+    def weights(self, batch: Batch) -> Scalars:
         return self.mlm.weights(batch) | self.clm.weights(batch)
 
-    def loss(self, params, batch, weights, rng, train):
+    def loss(
+        self,
+        params: Params,
+        batch: Batch,
+        weights: Scalars,
+        rng: Key[Array, ""] | None,
+        train: bool,
+    ) -> tuple[Float[Array, ""], Scalars]:
         rngs = (None, None) if rng is None else jax.random.split(rng)
         masked, masked_sums = self.mlm.loss(params, batch, weights, rngs[0], train)
         causal, causal_sums = self.clm.loss(params, unmasked(batch), weights, rngs[1], train)
@@ -49,7 +65,7 @@ class MaskedAndCausalLanguageModelling(Objective):
         sums |= {f"clm/{name}": total for name, total in causal_sums.items()}
         return masked + causal, sums
 
-    def summarize(self, sums, weights):
+    def summarize(self, sums: Scalars, weights: Scalars) -> Scalars:
         metrics = {}
         for name in ("mlm", "clm"):
             own = {key.partition("/")[2]: x for key, x in sums.items() if key.startswith(name)}
@@ -60,20 +76,20 @@ class MaskedAndCausalLanguageModelling(Objective):
                 metrics[key] = value
         return metrics
 
-    def flops_per_token(self, sequence_length):
+    def flops_per_token(self, sequence_length: int) -> float:
         return sum(part.flops_per_token(sequence_length) for part in (self.mlm, self.clm))
 
-    def examples(self, params, data, seed, count):
+    def examples(self, params: Params, data: PreparedData, seed: int, count: int) -> list[str]:
         parts = self.mlm, self.clm
         return [line for part in parts for line in part.examples(params, data, seed, count)]
 
 
-def unmasked(batch):
+def unmasked(batch: Batch) -> Batch:
     """The batch as it was before its targets were hidden."""
     length = batch["input_ids"].shape[1]
 
-    def restore(ids_L, places_P, labels_P, weights_P):
-        return ids_L.at[jnp.where(weights_P > 0, places_P, length)].set(labels_P, mode="drop")
+    def restore(ids_L, positions_P, labels_P, weights_P):
+        return ids_L.at[jnp.where(weights_P > 0, positions_P, length)].set(labels_P, mode="drop")
 
     targets = batch["masked_positions"], batch["masked_labels"], batch["masked_weights"]
     text = {name: batch[name] for name in ("segment_ids", "position_ids")}

@@ -1,15 +1,17 @@
 """What the objectives that predict tokens share: the model, the sums, the baseline."""
 
-import jax
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
 from deberta_jax.data.config import MaskingConfig
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.model.losses import token_losses, unigram_cross_entropy
-from deberta_jax.objectives.base import Objective
+from deberta_jax.objectives.base import Batch, Objective, Params, Scalars
 
 
 class TokenPrediction(Objective):
@@ -45,19 +47,27 @@ class TokenPrediction(Objective):
             self._unigram_loss_V = unigram_cross_entropy(unigram_counts)
 
     @classmethod
-    def from_config(cls, config, unigram_counts=None):
+    def from_config(cls, config: Any, unigram_counts: np.ndarray | None = None) -> Objective:
         return cls(config.model, unigram_counts, compute=config.compute, masking=config.masking)
 
-    def init(self, rng):
+    def init(self, rng: Key[Array, ""]) -> Params:
         tokens_BL, masked_BP = jnp.ones((1, 8), jnp.int32), jnp.ones((1, 2), jnp.int32)
         variables = self.model.init(rng, tokens_BL, tokens_BL, tokens_BL, masked_BP)
         return variables["params"]
 
-    def logits(self, params, batch):
-        """Logits [B, P, V] at `masked_positions`, or at every position; without dropout."""
+    def logits(self, params: Params, batch: Batch) -> Float[Array, "B P V"]:
+        """Logits at `masked_positions`, or at every position; without dropout."""
         return self._apply(params, batch, None, False, "__call__")
 
-    def _sums(self, params, batch, labels_BP, weights_BP, rng, train):
+    def _sums(
+        self,
+        params: Params,
+        batch: Batch,
+        labels_BP: Int[Array, "B P"],
+        weights_BP: Float[Array, "B P"],
+        rng: Key[Array, ""] | None,
+        train: bool,
+    ) -> Scalars:
         """Sums over the positions that count: loss, right predictions, and the baseline's loss."""
         projection = self._apply(params, batch, rng, train, "before_projection")
         loss_BP, right_BP = token_losses(projection, labels_BP)
@@ -70,7 +80,9 @@ class TokenPrediction(Objective):
             sums["unigram"] = jnp.sum(baseline_BP * weights_BP)
         return sums
 
-    def _apply(self, params, batch, rng: jax.Array | None, train: bool, method: str):
+    def _apply(
+        self, params: Params, batch: Batch, rng: Key[Array, ""] | None, train: bool, method: str
+    ) -> Any:
         model = self._train if train else self.model
         return model.apply(
             {"params": params},

@@ -8,12 +8,18 @@ numbers); through the perturbed text it does not reach the embeddings themselves
 """
 
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
+from deberta_jax.objectives.base import Params
 from deberta_jax.objectives.config import FinetuneConfig
+
+# `(perturbation, rng) -> divergence`, summed over the items.
+Gain = Callable[[Float[Array, "B L E"], Key[Array, ""]], Float[Array, ""]]
 
 # Of the LayerNorm without weights, and of the step's denominator, both as released.
 _NORM_EPS, _STEP_EPS = 1e-7, 1e-6
@@ -21,20 +27,24 @@ _NORM_EPS, _STEP_EPS = 1e-7, 1e-6
 _NORM = ("embeddings", "norm")
 
 
-def first_perturbation(rng, shape, config: FinetuneConfig):
+def first_perturbation(
+    rng: Key[Array, ""], shape: tuple[int, int, int], config: FinetuneConfig
+) -> Float[Array, "B L E"]:
     """Noise of `sift_perturbation`, clipped at twice as much."""
     scale = config.sift_perturbation
     return jnp.clip(scale * jax.random.normal(rng, shape), -2 * scale, 2 * scale)
 
 
-def ascended(delta_BLE, gradient_BLE, config: FinetuneConfig):
+def ascended(
+    delta_BLE: Float[Array, "B L E"], gradient_BLE: Float[Array, "B L E"], config: FinetuneConfig
+) -> Float[Array, "B L E"]:
     """The perturbation after an ascent step; as it was where its gradient is not finite."""
     largest = jnp.max(jnp.abs(gradient_BLE), axis=-1, keepdims=True)
     step = config.sift_learning_rate * gradient_BLE / (_STEP_EPS + largest)
     return jnp.where(jnp.all(jnp.isfinite(gradient_BLE)), delta_BLE + step, delta_BLE)
 
 
-def normalized(x_BLE):
+def normalized(x_BLE: Float[Array, "B L E"]) -> Float[Array, "B L E"]:
     """LayerNorm without weights, in float32."""
     x = x_BLE.astype(jnp.float32)
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
@@ -42,7 +52,7 @@ def normalized(x_BLE):
 
 
 @contextlib.contextmanager
-def perturbed(delta_BLE):
+def perturbed(delta_BLE: Float[Array, "B L E"]) -> Iterator[None]:
     """A model applied inside reads its normalised embeddings plus `delta_BLE`."""
 
     def add(method, args, kwargs, context):
@@ -57,15 +67,22 @@ def perturbed(delta_BLE):
 
 
 def adversarial_divergence(
-    logits_of, params, clean_logits, divergence, weights, shape, rng, config
-):
-    """How far the worst small perturbation moves the outputs: float32, of every item.
+    logits_of: Callable[[Params, Key[Array, ""]], Array],
+    params: Params,
+    clean_logits: Float[Array, "..."],
+    divergence: Callable[[Array, Array], Array],
+    weights: Float[Array, "*N"],
+    shape: tuple[int, int, int],
+    rng: Key[Array, ""],
+    config: FinetuneConfig,
+) -> Float[Array, "*N"]:
+    """How far the worst small perturbation moves the outputs of every item.
 
     Args:
         logits_of: (params, rng) -> logits, the model with its dropout.
         params: its parameters.
-        clean_logits: what it gave for the plain text.
-        divergence: `Criterion.divergence`.
+        clean_logits: its outputs for the plain text.
+        divergence: `Criterion.divergence` of two outputs.
         weights: how much each item counts.
         shape: of the embeddings, [texts, L, E].
         rng: of the perturbation and of the perturbed passes' dropout.
@@ -76,9 +93,9 @@ def adversarial_divergence(
     # The ascent is no part of what is differentiated: a gradient of it would be a second one.
     fixed_params, fixed_logits = jax.lax.stop_gradient((params, clean_logits))
 
-    def apart(params, delta_BLE, given, pass_rng):
+    def apart(params, delta_BLE, clean, pass_rng):
         with perturbed(delta_BLE):
-            return divergence(logits_of(params, pass_rng), given)
+            return divergence(logits_of(params, pass_rng), clean)
 
     def gain(delta_BLE, pass_rng):
         return jnp.sum(apart(fixed_params, delta_BLE, fixed_logits, pass_rng) * weights)
@@ -87,7 +104,12 @@ def adversarial_divergence(
     return apart(params, delta_BLE, clean_logits, last_rng)
 
 
-def worst_perturbation(gain, delta_BLE, rngs, config: FinetuneConfig):
+def worst_perturbation(
+    gain: Gain,
+    delta_BLE: Float[Array, "B L E"],
+    rngs: Sequence[Key[Array, ""]],
+    config: FinetuneConfig,
+) -> Float[Array, "B L E"]:
     """The perturbation after an ascent step of `gain(delta, rng)` for each of `rngs`."""
     for pass_rng in rngs:
         gradient_BLE = jax.grad(gain)(delta_BLE, pass_rng)

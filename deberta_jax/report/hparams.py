@@ -31,11 +31,12 @@ def write_hparams(results: Sequence[Result]) -> None:
         writer.close()
 
 
-def _values(changes: Mapping[str, object], fields: Sequence[str]) -> dict:
+def _values(changes: Mapping[str, object], fields: Sequence[str]) -> dict[str, object]:
     """HParams knows numbers, words and truth values; a field that a run leaves alone is "-"."""
-    plain = (bool, int, float, str)
     shown = {}
     for field in fields:
         value = changes.get(field, "-")
-        shown[field] = value if isinstance(value, plain) else "+".join(map(str, value)) or "none"
+        if isinstance(value, list | tuple):
+            value = "+".join(map(str, value)) or "none"
+        shown[field] = value
     return shown

@@ -1,6 +1,7 @@
 """What pictures are drawn of: a checkpoint or a run with its tokenizer, and real text for it."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,9 @@ def open_model(directory: Path, decoder: bool = False) -> OpenedModel:
     return OpenedModel(directory, model.config, params, tokenizer, run)
 
 
-def sequences(model: OpenedModel, text: str | None, count: int) -> list[tuple]:
+def sequences(
+    model: OpenedModel, text: str | None, count: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """(input_ids, segments) [L] of real text: of files, or else held out from the model's run.
 
     Raises:
@@ -67,7 +70,7 @@ def sequences(model: OpenedModel, text: str | None, count: int) -> list[tuple]:
     return [(record["input_ids"], record["segment_ids"].astype(np.int32)) for record in records]
 
 
-def _cut(tokenizer: PretrainedTokenizer, text: str, length: int):
+def _cut(tokenizer: PretrainedTokenizer, text: str, length: int) -> Iterator[np.ndarray]:
     """Sequences of `length` of the documents' tokens, [CLS] first and [SEP] last; none shorter."""
     limit = DataConfig().max_document_megabytes
     for document in documents(text, DataConfig().text_field, limit, CorpusReport()):

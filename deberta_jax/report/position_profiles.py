@@ -45,27 +45,30 @@ def position_profiles(
         heads: each from 0.
 
     Raises:
-        UserError: the model has no relative terms.
+        UserError: the model has no relative terms, or there is no batch.
     """
     if not config.pos_att_type:
         raise UserError("the model has no relative terms (pos_att_type is empty): no profile")
-    total = None
-    for ids_BL, segments_BL in batches:
-        sums: dict[str, list] = {part: [] for part in config.pos_att_type}
+    total: tuple[dict[str, np.ndarray], np.ndarray] | None = None
+    for batch_BL in batches:
+        ids_BL, segments_BL = map(jnp.asarray, batch_BL)
+        by_part: dict[str, list[jax.Array]] = {part: [] for part in config.pos_att_type}
         layers_inputs = inspection.layer_inputs(config, params, ids_BL, segments_BL)
         for layer, inputs in enumerate(layers_inputs):
             if layer in layers:
                 scores = inspection.attention_scores(config, inputs, tuple(heads))
-                for part, values in sums.items():
+                for part, values in by_part.items():
                     values.append(_sums_by_distance(scores[part], inputs.segments_BL))
             if layer == max(layers):
                 break
         pairs = _sums_by_distance(jnp.ones((len(ids_BL), 1, 1, 1)), segments_BL)[0]
-        batch = jax.device_get(({part: jnp.stack(x) for part, x in sums.items()}, pairs))
-        total = batch if total is None else jax.tree.map(np.add, total, batch)
-    sums, pairs = total
+        sums = jax.device_get(({part: jnp.stack(x) for part, x in by_part.items()}, pairs))
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    if total is None:
+        raise UserError("there is no sequence to average over")
+    totals, pairs = total
     with np.errstate(invalid="ignore"):
-        return Profiles({part: x / pairs for part, x in sums.items()}, pairs)
+        return Profiles({part: x / pairs for part, x in totals.items()}, pairs)
 
 
 @jax.jit

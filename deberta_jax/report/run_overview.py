@@ -24,7 +24,8 @@ def plot_run(workdir: Path) -> Path | None:
     for axis, (label, names) in zip(axes.flat, panels, strict=True):
         for name in names:
             if points := [(line["step"], line[name]) for line in lines if name in line]:
-                figures.draw_curve(axis, *zip(*points, strict=True), label=name, **_style(name))
+                steps, values = zip(*points, strict=True)
+                figures.draw_curve(axis, steps, values, label=name, **_style(name))
         figures.label_axes(axis, label)
         if len(names) > 1:
             axis.legend()

@@ -148,8 +148,8 @@ def summarize(results: Sequence[Result], base: str = "") -> list[Summary]:
     summaries = []
     for variant, runs in variants.items():
         ours, theirs = by_seed(variant), by_seed(base)
-        metrics = {}
-        differences = None if variant == base else {}
+        metrics: dict[str, Spread] = {}
+        differences: dict[str, Spread] | None = None if variant == base else {}
         for name in names if ours else []:
             metrics[name] = Spread.of([values[name] for values in ours.values()])
             if differences is not None and theirs:

@@ -1,11 +1,11 @@
 """A sweep's variants as pictures: one metric by step, and each variant's difference to the base."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from deberta_jax.report import figures
 from deberta_jax.report.series import BASELINE, is_loss, metric_label, read_series
-from deberta_jax.report.sweep_results import DONE, Result, Summary, metric_names, summarize
+from deberta_jax.report.sweep_results import DONE, Result, Spread, metric_names, summarize
 
 _DASHES = ("-", "--", ":", "-.")
 
@@ -72,34 +72,37 @@ def plot_differences(
         return None
     summaries = summarize(results, base)
     base = next(summary.variant for summary in summaries if summary.differences is None)
-    shown = [s for s in summaries if s.differences and metric in s.differences]
+    shown = {
+        s.variant: s.differences[metric]
+        for s in summaries
+        if s.differences and metric in s.differences
+    }
     if not shown:
         return None
     figure, ((axis,),) = figures.new_figure(1, 1, 9, 1.4 + 0.42 * len(shown))
     by_seed = _by_seed(results, metric)
     order = [summary.variant for summary in summaries]
-    for row, summary in enumerate(shown):
-        spread = summary.differences[metric]
+    for row, (variant, spread) in enumerate(shown.items()):
         axis.barh(
             row, spread.mean, height=0.62, xerr=spread.deviation, capsize=3, alpha=0.75,
-            color=look(order.index(summary.variant))["color"],
+            color=look(order.index(variant))["color"],
         )  # fmt: skip
-        ours, theirs = by_seed[summary.variant], by_seed[base]
+        ours, theirs = by_seed[variant], by_seed[base]
         dots = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
         axis.plot(dots, [row] * len(dots), "o", color="black", markersize=3)
-    axis.set_yticks(range(len(shown)), [summary.variant for summary in shown])
+    axis.set_yticks(range(len(shown)), list(shown))
     axis.invert_yaxis()
     axis.axvline(0, color="black", linewidth=1)
     better = "left" if is_loss(metric) else "right"
     axis.set_xlabel(f"{metric_label(metric)}: difference to {base} ({better} is better)")
-    axis.set_title(_legend_of(shown, metric), loc="left", fontsize=10)
+    axis.set_title(_legend_of(shown.values()), loc="left", fontsize=10)
     axis.grid(alpha=0.3, axis="x")
     figures.save(figure, path, dpi=110)
     return path
 
 
-def _legend_of(shown: Sequence[Summary], metric: str) -> str:
-    several = any(summary.differences[metric].deviation is not None for summary in shown)
+def _legend_of(shown: Iterable[Spread]) -> str:
+    several = any(spread.deviation is not None for spread in shown)
     return "bar: mean ± standard deviation; dot: one seed" if several else "bar: one seed"
 
 

@@ -23,7 +23,7 @@ class Board:
     def __init__(self, title: str, console: Console | None = None):
         self._title, self._console = title, console or Console()
         self._rows: dict[str, dict] = {}
-        self._live = None
+        self._live: Live | None = None
         self._looked = 0.0
 
     def __enter__(self):
@@ -34,7 +34,7 @@ class Board:
 
     def __exit__(self, *error):
         if self._live:
-            self._show()
+            self._show(self._live)
             self._live.__exit__(*error)
 
     def add(self, run: Run, total_steps: int, state: str = WAITING) -> None:
@@ -56,7 +56,7 @@ class Board:
         if self._live:
             if state == FAILED:  # above the table, where it stays
                 self._console.print(f"{name} failed: {remark}", markup=False, highlight=False)
-            self._show()
+            self._show(self._live)
         else:
             counts = f"{self._count(DONE)} of {len(self._rows)} done"
             took = ""
@@ -78,10 +78,10 @@ class Board:
         for row in self._rows.values():
             if row["state"] == RUNNING:
                 row["lines"] = read_metrics(row["run"].workdir)
-        self._show()
+        self._show(self._live)
 
-    def _show(self):
-        self._live.update(self.table(self._console.height - 6), refresh=True)
+    def _show(self, live: Live) -> None:
+        live.update(self.table(self._console.height - 6), refresh=True)
 
     def table(self, height: int) -> Table:
         """At most `height` rows: those that failed or run are shown before those that wait."""

@@ -1,7 +1,7 @@
 """Carrying out a sweep: its runs checked, prepared, run here or handed over, and reported."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -45,9 +45,14 @@ def search(
         trials: in all.
         sampler: how they are chosen, "tpe" or "random".
         parallel: runs at a time.
-    """
 
-    def make(name: str, overrides) -> Run:
+    Raises:
+        UserError: the file defines no search.
+    """
+    if file.search is None:
+        raise UserError(f"{file.recipe} is no search: it defines no search(trial)")
+
+    def make(name: str, overrides: Mapping[str, object]) -> Run:
         run = make_run(base, overrides, workdir, name)
         check([run])
         return run

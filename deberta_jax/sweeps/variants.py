@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import runpy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -112,9 +112,12 @@ def read_runs(file: SweepFile, recipe: ConfigDict, workdir: Path) -> list[Run]:
         workdir: of the sweep.
 
     Raises:
-        UserError: there is no variant, two are the same or have the same name, or one sets what
-            the schema does not take; every such message names the variant.
+        UserError: the file defines no sweep, there is no variant, two are the same or have the
+            same name, or one sets what the schema does not take; every such message names the
+            variant.
     """
+    if file.variants is None:
+        raise UserError(f"{file.recipe} is no sweep: it defines no sweep()")
     variants = file.variants()
     if not isinstance(variants, list) or not variants:
         raise UserError(f"{file.recipe}: sweep() gives no variant; it must yield at least one dict")
@@ -239,7 +242,7 @@ def _apart_from_seed(run: Run) -> set:
     return {(name, repr(value)) for name, value in fields.items() if name != SEED}
 
 
-def check_data_directories(runs: list[Run]) -> None:
+def check_data_directories(runs: Sequence[Run]) -> None:
     """Raises `UserError` where one data.dir is to hold data of two kinds."""
     first: dict[Path, Run] = {}
     for run in runs:

@@ -1,13 +1,18 @@
 """Held-out metrics: sums over batches, added up on the devices, divided once at the end."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from deberta_jax.parallel import sharding
+from deberta_jax.training.trainable import Batch, Scalars, Trainable
+
+# This process's rows of a batch.
+Rows = Mapping[str, np.ndarray]
 
 
 def make_prediction(objective, layouts, mesh: Mesh) -> Callable:
@@ -38,7 +43,9 @@ def make_prediction(objective, layouts, mesh: Mesh) -> Callable:
     return predict
 
 
-def make_evaluation(objective, layouts, mesh: Mesh) -> Callable[[object, Iterable], dict]:
+def make_evaluation(
+    objective: Trainable, layouts: Any, mesh: Mesh
+) -> Callable[[Any, Iterable[Rows]], dict[str, float]]:
     """`(params, batches) -> {"eval/" + metric: value}`, a mean over all batches without dropout.
 
     Args:
@@ -47,7 +54,7 @@ def make_evaluation(objective, layouts, mesh: Mesh) -> Callable[[object, Iterabl
         mesh: where it runs.
     """
 
-    def eval_step(params, batch):
+    def eval_step(params: Any, batch: Batch) -> tuple[Scalars, Scalars]:
         weights = objective.weights(batch)
         _, sums = objective.loss(params, batch, weights, jax.random.key(0), train=False)
         return sums, weights
@@ -57,7 +64,7 @@ def make_evaluation(objective, layouts, mesh: Mesh) -> Callable[[object, Iterabl
 
     observe = jax.jit(objective.observe, in_shardings=(layouts,), out_shardings=whole)
 
-    def evaluate(params, batches):
+    def evaluate(params: Any, batches: Iterable[Rows]) -> dict[str, float]:
         total: Any = None
         with sharding.on(mesh):
             for batch in batches:

@@ -3,9 +3,13 @@
 They are sums over sharded arrays in one compiled program, so that any mesh gives the same numbers.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from deberta_jax.training.state import TrainState
 from deberta_jax.training.step import StepHook, StepOutcome
 
 
@@ -15,7 +19,7 @@ def norms_hook(every: int) -> StepHook:
     They are measured at every so many steps, and zeros at the others.
     """
 
-    def hook(outcome: StepOutcome):
+    def hook(outcome: StepOutcome) -> tuple[TrainState, dict[str, Any]]:
         trees = {
             "weight": outcome.before.params,
             "gradient": outcome.grads,
@@ -32,7 +36,7 @@ def norms_hook(every: int) -> StepHook:
     return hook
 
 
-def part_names(params) -> list[str]:
+def part_names(params: Any) -> list[str]:
     """The parts of a model that `part_norms` measures, in its order.
 
     A part is a layer, where a parameter's path goes through one ("encoder/last_layer"; those that
@@ -46,8 +50,8 @@ def part_names(params) -> list[str]:
     return names
 
 
-def part_norms(tree) -> jax.Array:
-    """The Euclidean norm of each part of a tree that is built like the parameters: float32 [N]."""
+def part_norms(tree: Any) -> Float[Array, " N"]:
+    """The Euclidean norm of each part of a tree that is built like the parameters."""
     squares = []
     for part, leaves in _by_part(tree).items():
         kept = int(_stacked(part))  # the scan's axis
@@ -60,8 +64,8 @@ def part_norms(tree) -> jax.Array:
     return jnp.sqrt(jnp.concatenate(squares))
 
 
-def _by_part(tree) -> dict[str, list]:
-    parts: dict[str, list] = {}
+def _by_part(tree: Any) -> dict[str, list[Array]]:
+    parts: dict[str, list[Array]] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         modules = jax.tree_util.keystr(path, simple=True, separator="/").split("/")[:-1]
         layers = [

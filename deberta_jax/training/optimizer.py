@@ -1,6 +1,8 @@
 """AdamW by optax: named schedules, a decay mask, a global clip."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,7 +59,9 @@ def make_schedule(config: OptimizerConfig, units: StepUnits) -> optax.Schedule:
     return optax.join_schedules([rise, *parts], [warmup, *ends])
 
 
-def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule, depths=None):
+def make_optimizer(
+    config: OptimizerConfig, schedule: optax.Schedule, depths: Any = None
+) -> optax.GradientTransformation:
     """The gradient transformation: clip, Adam, decoupled decay, learning rate.
 
     Args:
@@ -82,7 +86,7 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule, depths=Non
     )
 
 
-def _slower_below(decay: float, depths):
+def _slower_below(decay: float, depths: Any) -> optax.GradientTransformation:
     """Multiplies the update of a parameter by `decay` for every layer that lies above it."""
     if not 0 < decay <= 1:
         raise UserError(f"optimizer.layer_decay is {decay}; it must be above 0 and at most 1")
@@ -91,7 +95,7 @@ def _slower_below(decay: float, depths):
     return optax.stateless(lambda updates, _: jax.tree.map(lambda u, s: u * s, updates, shares))
 
 
-def decay_mask(parameters, no_decay=()):
+def decay_mask(parameters: Any, no_decay: Sequence[str] = ()) -> Any:
     """True where weight decay applies: everything but biases, LayerNorm scales, and `no_decay`."""
 
     def decays(path, _):
@@ -103,7 +107,7 @@ def decay_mask(parameters, no_decay=()):
     return jax.tree.map_with_path(decays, parameters)
 
 
-def check_no_decay(config: OptimizerConfig, parameters) -> None:
+def check_no_decay(config: OptimizerConfig, parameters: Any) -> None:
     """Raises `UserError` where `optimizer.no_decay` names what the model does not have."""
     paths = [_names(path) for path, _ in jax.tree.leaves_with_path(parameters)]
     known = {name for names in paths for name in names}

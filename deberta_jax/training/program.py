@@ -1,6 +1,6 @@
 """Everything that is fixed before a run touches its workdir: mesh, layouts, compiled steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +11,10 @@ from deberta_jax.parallel.mesh import make_mesh
 from deberta_jax.training.evaluation import make_evaluation
 from deberta_jax.training.groups import make_optimizers
 from deberta_jax.training.norms import norms_hook
-from deberta_jax.training.state import abstract_state
+from deberta_jax.training.state import TrainState, abstract_state
 from deberta_jax.training.step import make_train_step
 from deberta_jax.training.step_units import StepUnits
+from deberta_jax.training.trainable import Trainable
 
 
 class Intervals(NamedTuple):
@@ -43,19 +44,24 @@ class TrainProgram(NamedTuple):
     units: StepUnits
     every: Intervals
     abstract: Any
-    initialize: Callable
+    initialize: Callable[..., TrainState]
     train_step: Any
-    evaluate: Callable
+    evaluate: Callable[..., dict[str, float]]
 
 
-def make_program(config, objective, units: StepUnits, devices=None) -> TrainProgram:
+def make_program(
+    config: Any,
+    objective: Trainable,
+    units: StepUnits,
+    devices: Sequence[jax.Device] | None = None,
+) -> TrainProgram:
     """Raises `UserError` for whatever in the config cannot be run on these devices.
 
     Args:
         config: a `deberta_jax.schema.Config`; read are `train`, `optimizer` and `mesh`.
         objective: what is learned (`objectives.Objective`).
         units: the run's units of time, its total steps included.
-        devices: what to run on, or to compile for; all that JAX has unless told otherwise.
+        devices: what to run on, or to compile for; by default all that JAX has.
     """
     settings = config.train
     every = Intervals(

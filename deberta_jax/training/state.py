@@ -1,5 +1,6 @@
 """The training state, created in shards: never whole on one host."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 
 from deberta_jax.parallel import sharding
 from deberta_jax.training.groups import Optimizers
+from deberta_jax.training.trainable import Trainable
 
 
 @flax.struct.dataclass
@@ -27,7 +29,9 @@ class TrainState:
     opt_state: Any
 
 
-def abstract_state(objective, optimizers: Optimizers, mesh: Mesh):
+def abstract_state(
+    objective: Trainable, optimizers: Optimizers, mesh: Mesh
+) -> tuple[TrainState, Callable[..., TrainState]]:
     """Shapes, types and shardings of the state, and the function that makes it.
 
     Returns:
@@ -35,16 +39,16 @@ def abstract_state(objective, optimizers: Optimizers, mesh: Mesh):
         initialize: `(rng, params or None) -> TrainState`, each device making only its own shards.
     """
 
-    def boxed(rng):
+    def boxed(rng: jax.Array) -> TrainState:
         return _with_optimizer(objective.init(rng))
 
-    def _with_optimizer(params):
+    def _with_optimizer(params: Any) -> TrainState:
         return TrainState(jnp.zeros([], jnp.int32), params, optimizers.init(params))
 
     abstract = _laid_out(jax.eval_shape(boxed, jax.random.key(0)), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
-    def initialize(rng, params=None):
+    def initialize(rng: jax.Array, params: Any = None) -> TrainState:
         if params is None:
             return jax.jit(lambda rng: nn.unbox(boxed(rng)), out_shardings=shardings)(rng)
         params = jax.device_put(params, shardings.params)
@@ -53,12 +57,12 @@ def abstract_state(objective, optimizers: Optimizers, mesh: Mesh):
     return abstract, initialize
 
 
-def abstract_params(objective, mesh: Mesh):
+def abstract_params(objective: Trainable, mesh: Mesh) -> Any:
     """Shapes, types and shardings of the parameters alone."""
     return _laid_out(jax.eval_shape(objective.init, jax.random.key(0)), mesh)
 
 
-def _laid_out(shapes, mesh: Mesh):
+def _laid_out(shapes: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
         nn.unbox(shapes),

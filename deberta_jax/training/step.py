@@ -7,10 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Shaped, UInt
 
 from deberta_jax.training.groups import Optimizers, merge
 from deberta_jax.training.state import TrainState
-from deberta_jax.training.trainable import Trainable
+from deberta_jax.training.trainable import Batch, Scalars, Trainable
+
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, Any]]]
+# `(index, rows) -> (gradient, sums, additions)` of a part of the batch.
+Gradient = Callable[[Any, Batch], tuple[Any, Scalars, Batch]]
 
 
 class StepOutcome(NamedTuple):
@@ -38,7 +43,7 @@ def make_train_step(
     optimizers: Optimizers,
     microbatches: int,
     hooks: Sequence[StepHook] = (),
-):
+) -> TrainStep:
     """`(state, batch, seed) -> (state, metrics)`; the batch is computed in `microbatches` parts.
 
     The objective's stages update their groups of parameters one after another; each sees what
@@ -48,14 +53,16 @@ def make_train_step(
     other seeds need no compilation.
     """
 
-    def train_step(state: TrainState, batch: dict[str, jax.Array], seed: jax.Array):
+    def train_step(
+        state: TrainState, batch: Batch, seed: UInt[Array, ""]
+    ) -> tuple[TrainState, dict[str, Any]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         weights = objective.weights(batch)
         params, opt_state = state.params, state.opt_state
-        sums: dict[str, jax.Array] = {}
+        sums: Scalars = {}
         grads: Any = {}
         updates: Any = {}
-        rates: dict[str, jax.Array] = {}
+        rates: Scalars = {}
         for number, (groups, loss) in enumerate(objective.stages()):
             # Parts of the batch count from 0 upwards, later stages from the other end.
             stage_rng = jax.random.fold_in(rng, np.uint32(2**32 - number)) if number else rng
@@ -79,8 +86,10 @@ def make_train_step(
     return train_step
 
 
-def _gradient(loss, params, learned, weights, rng):
-    """`(index, rows) -> (gradient by learned, sums, additions)` of some rows of the batch."""
+def _gradient(
+    loss: Callable, params: Any, learned: Any, weights: Scalars, rng: jax.Array
+) -> Gradient:
+    """The gradient by `learned` of some rows of the batch."""
 
     def gradient(index, rows):
         part_rng = jax.random.fold_in(rng, index)
@@ -94,7 +103,7 @@ def _gradient(loss, params, learned, weights, rng):
     return gradient
 
 
-def _accumulated(gradient, batch, parts: int):
+def _accumulated(gradient: Gradient, batch: Batch, parts: int) -> tuple[Any, Scalars, Batch]:
     """`gradient(index, rows)` of the parts of a batch, one after another: gradients and sums added
     up, the additions [B, ...] put together."""
     if parts == 1:
@@ -111,11 +120,11 @@ def _accumulated(gradient, batch, parts: int):
     return grads, sums, jax.tree.map(_joined, additions)
 
 
-def _split(rows, parts):
+def _split(rows: Shaped[Array, "B ..."], parts: int) -> Shaped[Array, "parts b ..."]:
     """[B, ...] -> [parts, B / parts, ...]; part m is every parts-th row: no row changes device."""
     return rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
 
 
-def _joined(rows):
+def _joined(rows: Shaped[Array, "parts b ..."]) -> Shaped[Array, "B ..."]:
     """The inverse of `_split`."""
     return rows.swapaxes(0, 1).reshape(-1, *rows.shape[2:])

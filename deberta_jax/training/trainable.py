@@ -1,13 +1,16 @@
 """What training asks of an objective; `objectives.Objective` has it, and more."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
+from jaxtyping import Array, Float, Key, Shaped
 
 from deberta_jax.training.config import OptimizerConfig
 
-Scalars = dict[str, jax.Array]
+# Arrays by name; the first axis of each is that of the rows.
+Batch = dict[str, Shaped[Array, "B ..."]]
+# Sums over the rows of a batch, and what becomes of them.
+Scalars = dict[str, Float[Array, ""]]
 
 
 class Stage(NamedTuple):
@@ -20,15 +23,16 @@ class Stage(NamedTuple):
     """
 
     groups: tuple[str, ...]
-    loss: Callable[..., tuple[jax.Array, tuple[Scalars, dict[str, jax.Array]]]]
+    loss: Callable[..., tuple[Float[Array, ""], tuple[Scalars, Batch]]]
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """See `objectives.base.Objective` for each."""
 
     groups: tuple[str, ...]
 
-    def init(self, rng: jax.Array) -> Any: ...
+    def init(self, rng: Key[Array, ""]) -> Any: ...
 
     def depths(self, params: Any) -> Any: ...
 
@@ -38,11 +42,16 @@ class Trainable(Protocol):
 
     def stages(self) -> tuple[Stage, ...]: ...
 
-    def weights(self, batch: dict[str, jax.Array]) -> Scalars: ...
+    def weights(self, batch: Batch) -> Scalars: ...
 
     def loss(
-        self, params, batch, weights: Scalars, rng: jax.Array | None, train: bool
-    ) -> tuple[jax.Array, Scalars]: ...
+        self,
+        params: Any,
+        batch: Batch,
+        weights: Scalars,
+        rng: Key[Array, ""] | None,
+        train: bool,
+    ) -> tuple[Float[Array, ""], Scalars]: ...
 
     def observe(self, params: Any) -> Scalars: ...
 

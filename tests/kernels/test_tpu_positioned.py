@@ -1,9 +1,5 @@
-"""The fused TPU kernels for queries at any places, interpreted, against the formula with gathers;
-and their compilation without a TPU."""
-
-import os
-import subprocess
-import sys
+"""The fused TPU kernels for queries at any positions, interpreted, against the formula with
+gathers; and their compilation without a TPU."""
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +14,7 @@ from deberta_jax.kernels.tpu.positioned import positioned_attention
 from deberta_jax.model.positions import relative_rows
 from tests.kernels.formula import attention as reference
 from tests.kernels.test_tpu import BUCKETED, assert_close, value_and_gradients
+from tests.tpu_compiler import compiled_for_tpu
 
 BOTH = ("c2p", "p2c")
 
@@ -28,35 +25,33 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(tpu_blocks, "LARGEST_BLOCK", 128)
 
 
-def random_places(rng, queries, length):
-    """Unsorted, with repeats: of places near and far, of all queries, of one place three times."""
-    places = rng.integers(0, length, (2, queries))
-    places[:, 1] = places[:, 0]
-    places[:, queries // 2] = places[:, 0]
-    places[1] = np.sort(places[1])
-    return places.astype(np.int32)
+def random_positions(rng, queries, length):
+    """Unsorted, with repeats: near and far, of all queries, of one position three times."""
+    positions = rng.integers(0, length, (2, queries))
+    positions[:, 1] = positions[:, 0]
+    positions[:, queries // 2] = positions[:, 0]
+    positions[1] = np.sort(positions[1])
+    return positions.astype(np.int32)
 
 
-def random_case(seed, length, queries, heads, terms, positions, dtype=jnp.float32, size=16):
-    """(five operands, constants: rows, segments of queries and keys, places), output's gradient."""
+def random_case(seed, length, queries, heads, terms, buckets, dtype=jnp.float32, size=16):
+    """(five operands, (rows, segments of queries and of keys, positions), output's gradient)."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), dtype)
 
     query, key, value = (normal(2, n, heads, size) for n in (queries, length, length))
-    tables = [
-        normal(2 * positions["span"], heads, size) if term in terms else None for term in BOTH
-    ]
-    rows = relative_rows(np.arange(-(length - 1), length), **positions)
+    tables = [normal(2 * buckets["span"], heads, size) if term in terms else None for term in BOTH]
+    rows = relative_rows(np.arange(-(length - 1), length), **buckets)
     # Two documents with padding between and after them; the second item is one short document.
     cuts = np.sort(rng.choice(np.arange(1, length), 3, replace=False))
     segments = np.zeros((2, length), np.int32)
     segments[0, : cuts[0]], segments[0, cuts[1] : cuts[2]], segments[1, : cuts[2]] = 1, 2, 1
-    places = random_places(rng, queries, length)
-    query_segments = np.take_along_axis(segments, places, axis=1)
+    positions = random_positions(rng, queries, length)
+    query_segments = np.take_along_axis(segments, positions, axis=1)
     query_segments[:, -2:] = 0  # padding, wherever it stands
-    constants = rows, jnp.asarray(query_segments), jnp.asarray(segments), jnp.asarray(places)
+    constants = rows, jnp.asarray(query_segments), jnp.asarray(segments), jnp.asarray(positions)
     gradient = normal(2, queries, heads, size).at[:, 1].set(0)  # as of a list's padding
     return (query, key, value, *tables), constants, gradient
 
@@ -64,9 +59,9 @@ def random_case(seed, length, queries, heads, terms, positions, dtype=jnp.float3
 def formula(operands, constants, causal=False, keep=None):
     """The formula with gathers; `keep` [B, H, P, K] scales."""
     query, key, value, key_table, query_table = operands
-    rows, query_segments, segments, places = constants
+    rows, query_segments, segments, positions = constants
     length = key.shape[1]
-    distance_BPK = places[..., None] - jnp.arange(length)
+    distance_BPK = positions[..., None] - jnp.arange(length)
     delta = jnp.asarray(rows)[distance_BPK + length - 1]
     scores, terms = jnp.einsum("bphd,bkhd->bhpk", query, key), 1
     if key_table is not None:
@@ -85,11 +80,11 @@ def formula(operands, constants, causal=False, keep=None):
 
 def fused(operands, constants, **settings):
     *content, key_table, query_table = operands
-    rows, *places = constants
+    rows, *of_tokens = constants
     relative = None
     if key_table is not None or query_table is not None:
         relative = Relative(key_table, query_table, rows)
-    call = AttentionCall(*content, relative, *places, **settings)
+    call = AttentionCall(*content, relative, *of_tokens, **settings)
     return positioned_attention(call, interpret=True)
 
 
@@ -115,8 +110,8 @@ def test_causal(small_blocks, seed):
 
 
 def test_a_table_that_ends_past_a_block(small_blocks, seed):
-    positions = dict(span=129, buckets=0, max_relative_positions=129)
-    compare(random_case(seed, 384, 30, 1, BOTH, positions), 1e-5)
+    buckets = dict(span=129, buckets=0, max_relative_positions=129)
+    compare(random_case(seed, 384, 30, 1, BOTH, buckets), 1e-5)
 
 
 def test_paired_heads(small_blocks, seed):
@@ -125,13 +120,13 @@ def test_paired_heads(small_blocks, seed):
 
 def test_the_reference(seed):
     (query, key, value, *tables), constants, _ = random_case(seed, 140, 9, 2, BOTH, BUCKETED)
-    rows, query_segments, segments, places = constants
+    rows, query_segments, segments, positions = constants
     got = jax.jit(lambda: fused((query, key, value, *tables), constants))()
     arrays = [np.asarray(x, np.float64) for x in (query, key, value, *tables)]
     want = reference(
         *arrays,
         lambda i, j: rows[i - j + 139],
-        *map(np.asarray, (query_segments, segments, places)),
+        *map(np.asarray, (query_segments, segments, positions)),
     )
     np.testing.assert_allclose(got, want, atol=5e-6)
 
@@ -143,7 +138,7 @@ def test_queries_in_order_are_the_square_kernel(small_blocks, seed):
         seed, length, length, 2, BOTH, BUCKETED, jnp.bfloat16
     )
     order = jax.random.permutation(jax.random.key(seed), length)
-    places = jnp.broadcast_to(order, (2, length))
+    positions = jnp.broadcast_to(order, (2, length))
 
     def relative(tables):
         return Relative(*tables, rows)
@@ -156,7 +151,7 @@ def test_queries_in_order_are_the_square_kernel(small_blocks, seed):
         square = tpu.attention(call, interpret=True)
         masked = fused(
             (query[:, order], *others, key_table, query_table),
-            (rows, segments[:, order], segments, places),
+            (rows, segments[:, order], segments, positions),
             **dropout,
         )
         return square[:, order], masked
@@ -170,11 +165,11 @@ def test_dropout_is_the_same_in_both_passes(heads, seed):
     """Values of one reveal what is kept; then output and gradients are those of that mask."""
     length, queries, rate = 128, 30, 0.3
     dtype = jnp.float32 if heads == 1 else jnp.bfloat16
-    operands, (rows, *_, places), gradient = random_case(
+    operands, (rows, *_, positions), gradient = random_case(
         seed, length, queries, heads, BOTH, BUCKETED, dtype, size=length
     )
     ones = jnp.ones((2, length), jnp.int32)
-    constants = rows, ones[:, :queries], ones, places
+    constants = rows, ones[:, :queries], ones, positions
     settings = dict(dropout_rate=rate, dropout_rng=jax.random.key(seed))
     one_hot = jnp.broadcast_to(jnp.eye(length)[:, None], operands[1].shape).astype(dtype)
     zeros = jnp.zeros_like(operands[0]), jnp.zeros_like(operands[1])
@@ -199,58 +194,49 @@ def test_queries_that_see_nothing_get_zeros(seed):
     assert all(np.all(np.isfinite(x)) for x in (output, d_query, *rest))
 
 
-COMPILE = """
-import jax, jax.numpy as jnp, numpy as np
-from jax.experimental import topologies
-from deberta_jax.kernels.protocol import AttentionCall
-from deberta_jax.kernels.relative import Relative
-from deberta_jax.kernels.tpu.positioned import positioned_attention
-from deberta_jax.model.positions import relative_rows
+def positioned_program(dtype, batch, length, queries):
+    """(kernels, gathers and the like) of the gradients, dropout on."""
+    from deberta_jax.estimates.cost import tpu_devices
 
-device = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
-sharding = jax.sharding.SingleDeviceSharding(device)
+    heads, size = 2, 64
+    mesh = jax.sharding.Mesh(np.array(tpu_devices("v5e")[:1]), ("data",))
+    layout = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    rows = relative_rows(
+        np.arange(1 - length, length), span=256, buckets=256, max_relative_positions=512
+    )
 
-def abstract(*shape, dtype={dtype}):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    def loss(query, key, value, key_rows, query_rows, of_queries, segments, rng):
+        call = AttentionCall(
+            *(query, key, value, Relative(key_rows, query_rows, rows)),
+            *(of_queries["segments"], segments, of_queries["positions"]),
+            dropout_rate=0.1,
+            dropout_rng=rng,
+        )
+        return positioned_attention(call).astype(jnp.float32).sum()
 
-batch, length, queries, heads, size = {batch}, {length}, {queries}, 2, 64
-positions = dict(span=256, buckets=256, max_relative_positions=512)
-rows = relative_rows(np.arange(1 - length, length), **positions)
+    def abstract(*shape, dtype=dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
 
-def loss(query, key, value, key_rows, query_rows, query_segments, segments, places, rng):
-    relative = Relative(key_rows, query_rows, rows)
-    call = AttentionCall(query, key, value, relative, query_segments, segments, places,
-                         dropout_rate=0.1, dropout_rng=rng)
-    return positioned_attention(call).astype(jnp.float32).sum()
-
-content, table = abstract(batch, length, heads, size), abstract(512, heads, size)
-places = abstract(batch, queries, dtype=jnp.int32)
-text = jax.jit(jax.grad(loss, range(5))).lower(
-    abstract(batch, queries, heads, size), content, content, table, table, places,
-    abstract(batch, length, dtype=jnp.int32), places, abstract(2, dtype=jnp.uint32),
-).compile().as_text()
-print("kernels", text.count('custom_call_target="tpu_custom_call"'))
-print("moves", sum(text.count(f" {{name}}(") for name in ("gather", "scatter", "sort")))
-"""
+    content, table = abstract(batch, length, heads, size), abstract(512, heads, size)
+    query, of_query = abstract(batch, queries, heads, size), abstract(batch, queries, dtype="int32")
+    of_queries = {"segments": of_query, "positions": of_query}
+    others = abstract(batch, length, dtype="int32"), abstract(2, dtype="uint32")
+    operands = query, content, content, table, table, of_queries, *others
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss, range(5))).lower(*operands).compile().as_text()
+    return (
+        text.count('custom_call_target="tpu_custom_call"'),
+        sum(text.count(f" {name}(") for name in ("gather", "scatter", "sort")),
+    )
 
 
 @pytest.mark.parametrize(
     "dtype, batch, length, queries",
     [
-        ("jnp.bfloat16", 2, 512, 77),
-        ("jnp.bfloat16", 2, 2048, 308),
-        ("jnp.bfloat16", 4096, 128, 20),  # what the scalar memory holds of so many
+        ("bfloat16", 2, 512, 77),
+        ("bfloat16", 2, 2048, 308),
+        ("bfloat16", 4096, 128, 20),  # what the scalar memory holds of so many
     ],
 )
 def test_compiles_for_tpu_without_a_gather(dtype, batch, length, queries):
-    pytest.importorskip("libtpu")
-    settings = dict(
-        JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-        TPU_ACCELERATOR_TYPE="v5litepod-4", TPU_WORKER_HOSTNAMES="localhost",
-    )  # fmt: skip
-    code = COMPILE.format(dtype=dtype, batch=batch, length=length, queries=queries)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "kernels 2" in done.stdout and "moves 0" in done.stdout, done.stdout
+    assert compiled_for_tpu(positioned_program, dtype, batch, length, queries) == [2, 0]

@@ -6,7 +6,7 @@ import numpy as np
 
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
-from deberta_jax.data.tasks.encoded import Encoded
+from deberta_jax.data.tasks.encoded import Encoded, Item
 from deberta_jax.data.tasks.labels import text_of
 from deberta_jax.data.tasks.sources import Row
 from deberta_jax.errors import UserError
@@ -20,7 +20,7 @@ class MultipleChoice:
     """
 
     num_labels = 1
-    label_names = ()
+    label_names: tuple[str, ...] = ()
 
     def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
         del train_rows
@@ -28,7 +28,7 @@ class MultipleChoice:
             raise UserError(f"task.texts is {config.texts}; it must name one column, or two")
         self.config, self._tokenizer = config, tokenizer
         self._between = encoded.separators(tokenizer)
-        self._count = None
+        self._count = 0  # choices of the first example; 0 before it is read
 
     def encode(self, rows: list[Row], training: bool, labelled: bool = True) -> Encoded:
         """Examples for the model; see `Classification.encode`.
@@ -37,7 +37,8 @@ class MultipleChoice:
             UserError: a column is missing, a row has more or fewer choices than the first one, or
                 its label names none of them.
         """
-        counts, kept, texts = collections.Counter(), [], []
+        counts: collections.Counter[str] = collections.Counter()
+        kept, texts = [], []
         for row in rows:
             context, *question = (text_of(row, column) for column in self.config.texts)
             choices = self._choices(row)
@@ -48,26 +49,26 @@ class MultipleChoice:
                 texts.append((context, [" ".join([*question, choice]) for choice in choices]))
         # A context is encoded once, however many questions it has.
         distinct = list(dict.fromkeys(context for context, _ in texts))
-        contexts = encoded.plain_ids(self._tokenizer, distinct)
-        contexts = dict(zip(distinct, contexts, strict=True))
+        ids_of = dict(zip(distinct, encoded.plain_ids(self._tokenizer, distinct), strict=True))
         answers = iter(encoded.plain_ids(self._tokenizer, [c for _, group in texts for c in group]))
         limit = self.config.max_length - 2 - self._between
         items, examples = [], []
         for index, (row, (context, choices)) in enumerate(zip(kept, texts, strict=True)):
             inputs = []
             for _ in choices:
-                parts = contexts[context], next(answers)
-                short = encoded.cut(parts, limit)
-                counts["inputs cut to task.max_length"] += len(short[0]) < len(parts[0])
-                inputs.append(encoded.join(self._tokenizer, *short, self._between))
-            item = {
+                parts = ids_of[context], next(answers)
+                first, second = encoded.cut(parts, limit)
+                counts["inputs cut to task.max_length"] += len(first) < len(parts[0])
+                inputs.append(encoded.join(self._tokenizer, first, second, self._between))
+            item: Item = {
                 "input_ids": encoded.matrix(inputs, self._tokenizer.pad_id),
                 "segment_ids": encoded.matrix([np.ones_like(ids) for ids in inputs], 0),
             }
             example = {"id": row.get("id|idx|index|example_id", index)}
             if labelled:
                 example["label"] = self._right(row, len(choices))
-                item |= {"labels": np.int32(example["label"]), "weights": np.float32(1)}
+                item["labels"] = np.int32(example["label"])
+                item["weights"] = np.float32(1)
             items.append(item)
             examples.append(example)
         return Encoded(items, [None] * len(items), examples, counts)

@@ -1,38 +1,26 @@
 """A class, or a number, for a text or for a pair of texts."""
 
+import abc
 import collections
 
 import numpy as np
 
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
-from deberta_jax.data.tasks.encoded import Encoded
+from deberta_jax.data.tasks.encoded import Encoded, Item
 from deberta_jax.data.tasks.labels import Labels, text_of
 from deberta_jax.data.tasks.sources import Row
 from deberta_jax.errors import UserError
 
 
-class Classification:
-    """The task of `objective="classification"`: the model gives a logit for each label."""
+class _TextOrPair(abc.ABC):
+    """What `Classification` and `Regression` share: the inputs, without their targets."""
 
-    def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
-        """Takes the labels from `config`, or else from the training examples."""
+    def __init__(self, config: TaskConfig, tokenizer):
         if len(config.texts) not in (1, 2):
             raise UserError(f"task.texts is {config.texts}; it must name one column, or two")
         self.config, self._tokenizer = config, tokenizer
         self._between = encoded.separators(tokenizer)
-        self.labels = self._labels(train_rows)
-
-    def _labels(self, train_rows) -> Labels | None:
-        return Labels.of(self.config, train_rows)
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return self.labels.names
-
-    @property
-    def num_labels(self) -> int:
-        return len(self.label_names)
 
     def encode(self, rows: list[Row], training: bool, labelled: bool = True) -> Encoded:
         """Examples for the model; see `Encoded`.
@@ -46,7 +34,7 @@ class Classification:
         Raises:
             UserError: a column is missing, or a label is none of the task's.
         """
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         texts = [[text_of(row, column) for column in self.config.texts] for row in rows]
         empty = [not all(text.strip() for text in group) for group in texts]
         counts["examples with an empty text" + ", left out" * training] = sum(empty)
@@ -63,8 +51,9 @@ class Classification:
             parts = [column[index] for column in columns]
             kept = encoded.cut(parts, limit)
             counts["inputs cut to task.max_length"] += sum(map(len, kept)) < sum(map(len, parts))
-            ids = encoded.join(self._tokenizer, *kept, *[None] * (2 - len(kept)), self._between)
-            item = {"input_ids": ids, "segment_ids": np.ones_like(ids)}
+            second = kept[1] if len(kept) == 2 else None
+            ids = encoded.join(self._tokenizer, kept[0], second, self._between)
+            item: Item = {"input_ids": ids, "segment_ids": np.ones_like(ids)}
             example = {"id": row.get("id|idx|index|uid", index)}
             if labelled:
                 example["label"], item["labels"] = self._target(row)
@@ -73,8 +62,28 @@ class Classification:
             examples.append(example)
         return Encoded(items, [None] * len(items), examples, counts)
 
-    def _target(self, row: Row):
+    @abc.abstractmethod
+    def _target(self, row: Row) -> tuple[str | float, np.generic]:
         """(the label as it is shown, and as the model learns it)."""
+
+
+class Classification(_TextOrPair):
+    """The task of `objective="classification"`: the model gives a logit for each label."""
+
+    def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
+        """Takes the labels from `config`, or else from the training examples."""
+        super().__init__(config, tokenizer)
+        self.labels = Labels.of(config, train_rows)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.labels.names
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels.names)
+
+    def _target(self, row: Row) -> tuple[str, np.int32]:
         index = self.labels.index(row, self.config.label)
         return self.labels.names[index], np.int32(index)
 
@@ -100,17 +109,17 @@ class Classification:
         )
 
 
-class Regression(Classification):
+class Regression(_TextOrPair):
     """The task of `objective="regression"`: the model gives a number."""
 
-    def _labels(self, train_rows):
-        return None
+    num_labels = 1
+    label_names = ("value",)
 
-    @property
-    def label_names(self):
-        return ("value",)
+    def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
+        del train_rows
+        super().__init__(config, tokenizer)
 
-    def _target(self, row):
+    def _target(self, row: Row) -> tuple[float, np.float32]:
         try:
             value = float(row[self.config.label])
         except (TypeError, ValueError):
@@ -121,10 +130,12 @@ class Regression(Classification):
             )
         return value, np.float32(value)
 
-    def predictions(self, logits, inputs):
+    def predictions(self, logits: list[np.ndarray], inputs: Encoded) -> list[dict]:
+        """The number that the model gives for each example."""
         return [{"prediction": round(float(row[0]), 6)} for row in logits]
 
-    def score(self, predictions, examples):
+    def score(self, predictions: list[dict], examples: list[dict]) -> dict[str, float]:
+        """The task's scores of predictions, which are in the examples' order."""
         return scores.of_numbers(
             self.config.scores,
             np.array([example["label"] for example in examples]),

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Item = dict[str, np.ndarray]
+# A scalar is what an item holds one of, such as its weight.
+Item = dict[str, np.ndarray | np.generic]
 
 
 class Encoded(NamedTuple):
@@ -25,7 +26,7 @@ class Encoded(NamedTuple):
     items: list[Item]
     details: list[Any]
     examples: list[dict[str, Any]]
-    counts: collections.Counter
+    counts: collections.Counter[str]
 
 
 def separators(tokenizer) -> int:
@@ -40,9 +41,11 @@ def plain_ids(tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
 
 def join(tokenizer, first: np.ndarray, second: np.ndarray | None, between: int) -> np.ndarray:
     """[CLS] first [SEP], or [CLS] first [SEP] second [SEP] with `between` [SEP]s: int32 [n]."""
-    cls, sep = [tokenizer.cls_id], [tokenizer.sep_id]
-    parts = [cls, first, sep] if second is None else [cls, first, sep * between, second, sep]
-    return np.concatenate(parts).astype(np.int32)
+    cls, sep = np.array([tokenizer.cls_id]), np.array([tokenizer.sep_id])
+    parts = [cls, first]
+    if second is not None:
+        parts += [sep.repeat(between), second]
+    return np.concatenate([*parts, sep]).astype(np.int32)
 
 
 def cut(parts: Sequence[np.ndarray], limit: int) -> list[np.ndarray]:

@@ -56,11 +56,11 @@ def text_of(row: Row, columns: str) -> str:
     Raises:
         UserError: a column is missing, or holds no text.
     """
-    texts = [row[column] for column in columns.split("+")]
-    for column, text in zip(columns.split("+"), texts, strict=True):
+    texts = {column: row[column] for column in columns.split("+")}
+    for column, text in texts.items():
         if not isinstance(text, str):
             raise UserError(f"{row.where}: {column} holds {text!r:.40}, not a text")
-    return " ".join(texts)
+    return " ".join(row[column] for column in columns.split("+"))
 
 
 def _spelled(value) -> str:

@@ -1,12 +1,13 @@
 """Examples as they lie on disk, or in TFDS, to rows of named values."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,8 @@ _COMPRESSED = (".gz", ".xz", ".bz2")
 _CONLL_DOCUMENT = "-DOCSTART-"
 
 
-class Row(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Row:
     """One example.
 
     Attributes:
@@ -31,12 +33,12 @@ class Row(NamedTuple):
     where: str
     values: dict[str, Any]
 
-    def get(self, names: str, default=None):
+    def get(self, names: str, default: Any = None) -> Any:
         """The value of the column that `names` ("a|b": a or b) names; `default` without one."""
         present = [name for name in names.split("|") if name in self.values]
         return self.values[present[0]] if present else default
 
-    def __getitem__(self, names: str):
+    def __getitem__(self, names: str) -> Any:
         """As `get`.
 
         Raises:
@@ -87,7 +89,7 @@ def _text(path: str) -> str:
         raise UserError(f"{path} is not UTF-8: {error}") from error
 
 
-def _table(path, header, **dialect) -> Iterator[Row]:
+def _table(path: str, header: tuple[str, ...], **dialect) -> Iterator[Row]:
     csv.field_size_limit(1 << 30)
     lines = csv.reader(io.StringIO(_text(path), newline=""), strict=True, **dialect)
     try:
@@ -106,18 +108,18 @@ def _table(path, header, **dialect) -> Iterator[Row]:
         raise UserError(f"{path}:{lines.line_num}: {error}") from error
 
 
-def _tsv_rows(path, header):
+def _tsv_rows(path: str, header: tuple[str, ...]) -> Iterator[Row]:
     answers = os.path.splitext(path)[0] + ".ans"
     if os.path.isfile(answers):
         return _mctest_rows(path, answers)
     return _table(path, header, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _csv_rows(path, header):
+def _csv_rows(path: str, header: tuple[str, ...]) -> Iterator[Row]:
     return _table(path, header)
 
 
-def _json_lines(path, header):
+def _json_lines(path: str, header: tuple[str, ...]) -> Iterator[Row]:
     del header
     for number, line in enumerate(_text(path).splitlines(), start=1):
         if line.strip():
@@ -128,7 +130,7 @@ def _json_lines(path, header):
             yield from _with_its_questions(Row(where, values))
 
 
-def _squad_rows(path, header):
+def _squad_rows(path: str, header: tuple[str, ...]) -> Iterator[Row]:
     """SQuAD's file: a row a question, with its context and its answers."""
     del header
     try:
@@ -148,7 +150,7 @@ def _json(text: str, where: str):
         raise UserError(f"{where}: not JSON ({error})") from error
 
 
-def _conll_rows(path, header):
+def _conll_rows(path: str, header: tuple[str, ...]) -> Iterator[Row]:
     """CoNLL's file: a word a line, its tag last; a blank line ends a sentence."""
     del header
     lines = enumerate(_text(path).splitlines(), start=1)
@@ -163,7 +165,7 @@ def _conll_rows(path, header):
         yield Row(f"{path}:{words[0][0]}", values)
 
 
-def _mctest_rows(path: str, answers_path: str):
+def _mctest_rows(path: str, answers_path: str) -> Iterator[Row]:
     """MCTest's files: a story and four questions a line, each with four choices."""
     answers = [line.split("\t") for line in _text(answers_path).splitlines()]
     stories = [line.split("\t") for line in _text(path).splitlines()]

@@ -7,7 +7,7 @@ import numpy as np
 
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
-from deberta_jax.data.tasks.encoded import Encoded
+from deberta_jax.data.tasks.encoded import Encoded, Item
 from deberta_jax.data.tasks.labels import text_of
 from deberta_jax.data.tasks.sources import Row
 from deberta_jax.errors import UserError
@@ -42,7 +42,7 @@ class SpanExtraction:
     """
 
     num_labels = 2
-    label_names = ()
+    label_names: tuple[str, ...] = ()
 
     def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
         """Raises `UserError` where no room is left for a context."""
@@ -64,16 +64,16 @@ class SpanExtraction:
         A training question whose answer is not in its context, where the file says it is, is left
         out and counted. An answer that begins or ends inside a token takes the whole token.
         """
-        counts, questions, contexts = collections.Counter(), [], []
-        for row in rows:
-            question, context = (text_of(row, column) for column in self.config.texts)
-            questions.append(question)
-            contexts.append(context)
+        counts: collections.Counter[str] = collections.Counter()
+        questions, contexts = (
+            [text_of(row, column) for row in rows] for column in self.config.texts
+        )
         question_ids = encoded.plain_ids(self._tokenizer, questions)
         distinct = list(dict.fromkeys(contexts))
-        read = zip(distinct, self._tokenizer.encode_with_offsets(distinct), strict=True)
-        read = dict(read)
-        items, details, examples = [], [], []
+        encodings = self._tokenizer.encode_with_offsets(distinct)
+        encoding_of = dict(zip(distinct, encodings, strict=True))
+        items, details = [], []
+        examples: list[dict[str, Any]] = []
         for index, row in enumerate(rows):
             question, context = question_ids[index], contexts[index]
             answers = answers_of(row, self.config.label) if labelled else []
@@ -90,7 +90,7 @@ class SpanExtraction:
             example = {"id": row.get("id", index), "context": context}
             if labelled:
                 example["answers"] = [answer["text"] for answer in answers]
-            windows = self._windows(question, *read[context], example=len(examples))
+            windows = self._windows(question, encoding_of[context], len(examples))
             counts["windows beyond the first of a context"] += len(windows) - 1
             for item, window in windows:
                 if labelled:
@@ -100,8 +100,11 @@ class SpanExtraction:
             examples.append(example)
         return Encoded(items, details, examples, counts)
 
-    def _windows(self, question, context, spans_N2, example):
-        """(item, `Window`) of every window of a context."""
+    def _windows(
+        self, question: np.ndarray, encoding: tuple[np.ndarray, np.ndarray], example: int
+    ) -> list[tuple[Item, Window]]:
+        """(item, `Window`) of every window of a context, whose (ids, spans) `encoding` holds."""
+        context, spans_N2 = encoding
         room = self.config.max_length - len(question) - 2 - self._between
         starts = [0]
         while starts[-1] + room < len(context):
@@ -110,7 +113,7 @@ class SpanExtraction:
         for start in starts:
             part = context[start : start + room]
             ids = encoded.join(self._tokenizer, question, part, self._between)
-            item = {"input_ids": ids, "segment_ids": np.ones_like(ids)}
+            item: Item = {"input_ids": ids, "segment_ids": np.ones_like(ids)}
             windows.append((item, Window(example, first, spans_N2[start : start + room])))
         return windows
 
@@ -195,7 +198,7 @@ def _characters(answers: list[dict], context: str) -> tuple[int, int] | None:
     return (start, start + len(text)) if there else None
 
 
-def _targets(window: Window, target: tuple[int, int] | None) -> dict:
+def _targets(window: Window, target: tuple[int, int] | None) -> Item:
     """First and last token of the answer at characters `target`; [CLS] if the window cuts it."""
     start = end = NOWHERE
     spans_N2 = window.spans_N2

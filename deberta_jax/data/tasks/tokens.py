@@ -7,7 +7,7 @@ import numpy as np
 
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
-from deberta_jax.data.tasks.encoded import Encoded
+from deberta_jax.data.tasks.encoded import Encoded, Item
 from deberta_jax.data.tasks.labels import Labels
 from deberta_jax.data.tasks.sources import Row
 from deberta_jax.errors import UserError
@@ -49,7 +49,7 @@ class TokenClassification:
             UserError: a column is missing, a tag is none of the task's, or words and tags are not
                 equally many.
         """
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         sentences = [_listed(row, self.config.texts[0]) for row in rows]
         # A blank before every word, the first one too: a v1 vocabulary tells words by it.
         words = [f" {word}" for sentence in sentences for word in sentence]
@@ -69,20 +69,21 @@ class TokenClassification:
             counts["inputs cut to task.max_length"] += len(kept) < len(joined)
             firsts = firsts[firsts <= len(kept)]
             whole = encoded.join(self._tokenizer, kept, None, 1)
-            item = {"input_ids": whole, "segment_ids": np.ones_like(whole)}
+            item: Item = {"input_ids": whole, "segment_ids": np.ones_like(whole)}
             example = {"id": row.get("id", index), "words": sentence}
             if labelled:
                 example["label"], targets = self._tags(row, sentence)
-                item["labels"] = np.zeros(len(whole), np.int32)
-                item["weights"] = np.zeros(len(whole), np.float32)
-                item["labels"][firsts] = targets[: len(firsts)]
-                item["weights"][firsts] = 1
+                labels = np.zeros(len(whole), np.int32)
+                weights = np.zeros(len(whole), np.float32)
+                labels[firsts] = targets[: len(firsts)]
+                weights[firsts] = 1
+                item |= {"labels": labels, "weights": weights}
             items.append(item)
             details.append(firsts)
             examples.append(example)
         return Encoded(items, details, examples, counts)
 
-    def _tags(self, row: Row, words: list[str]):
+    def _tags(self, row: Row, words: list[str]) -> tuple[list[str], np.ndarray]:
         tags = _listed(row, self.config.label)
         if len(tags) != len(words):
             raise UserError(f"{row.where}: {len(words)} words and {len(tags)} tags")

@@ -24,7 +24,7 @@ class _Settings(NamedTuple):
     reach: int
     causal: bool
 
-    def attributes(self):
+    def attributes(self) -> dict[str, np.generic | bool]:
         return {
             "scale": np.float32(self.scale),
             "rate": np.float32(self.rate),
@@ -76,8 +76,8 @@ def _attention(settings, operands, constants):
 def _forward(settings, operands, constants):
     batch, length, heads, _ = operands[0].shape
     shapes = operands[0].shape, (batch, heads, length)
-    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    call = jax.ffi.ffi_call(build.FORWARD, shapes, vmap_method="sequential")
+    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    call = jax.ffi.ffi_call(build.FORWARD, results, vmap_method="sequential")
     output, log_sums = call(*operands, *constants, **settings.attributes())
     # A remat policy that saves what is named "attention" keeps the kernel from running twice.
     output, log_sums = (checkpoint_name(x, "attention") for x in (output, log_sums))

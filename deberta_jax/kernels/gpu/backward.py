@@ -86,7 +86,7 @@ def _d_query(refs, _, outputs, setup):
             )
         return d_query_QD, ends_Q
 
-    zeros_Q = jnp.zeros(len(queries.index), jnp.float32)
+    zeros_Q = jnp.zeros(len(queries.indices), jnp.float32)
     start = jnp.zeros(query_QD.shape, jnp.float32), (zeros_Q, zeros_Q)
     d_query_QD, ends_Q = tiles.sweep(refs["query_bounds"], setup, item, block, True, step, start)
     tiles.store_tokens(outputs["query"], item, head, queries, d_query_QD * setup.scale)
@@ -128,7 +128,7 @@ def _d_key_value(refs, _, outputs, setup):
         return d_key_KD, d_value_KD, ends_K
 
     zeros_KD = jnp.zeros(key_KD.shape, jnp.float32)
-    zeros_K = jnp.zeros(len(keys.index), jnp.float32)
+    zeros_K = jnp.zeros(len(keys.indices), jnp.float32)
     start = zeros_KD, zeros_KD, (zeros_K, zeros_K)
     d_key_KD, d_value_KD, ends_K = tiles.sweep(
         refs["key_bounds"], setup, item, block, False, step, start
@@ -171,7 +171,7 @@ def _add_to_band(band_ref, setup, item, head, rows, columns, d_scores, reach, en
 
 
 def _write_near(band_ref, setup, item, head, rows, slots, inside, d_scores):
-    tokens = jnp.broadcast_to(rows.index[:, None], slots.shape)
+    tokens = jnp.broadcast_to(rows.indices[:, None], slots.shape)
     if rows.is_queries or setup.in_order:
         # Interpreted, masked stores write too: they need an index out of range.
         slots = jnp.where(inside, slots, setup.band.padded_width)
@@ -184,6 +184,6 @@ def _write_near(band_ref, setup, item, head, rows, slots, inside, d_scores):
 
 def _store_ends(band_ref, setup, item, head, side, ends):
     for slot, sums in zip((0, setup.band.width - 1), ends, strict=True):
-        slots = jnp.full(side.index.shape, slot, jnp.int32)
+        slots = jnp.full(side.indices.shape, slot, jnp.int32)
         sums = sums.astype(band_ref.dtype)
-        plgpu.store(band_ref.at[head, item, side.index, slots], sums, mask=side.inside)
+        plgpu.store(band_ref.at[head, item, side.indices, slots], sums, mask=side.inside)

@@ -62,7 +62,7 @@ def _forward(refs, outputs, setup):
         return sums_QD, total_Q1, new_top_Q1
 
     # A column of one number a query, not a vector: Triton then leaves it where the products are.
-    column = (len(queries.index), 1)
+    column = (len(queries.indices), 1)
     start = (
         jnp.zeros(query_QD.shape, jnp.float32),
         jnp.zeros(column, jnp.float32),

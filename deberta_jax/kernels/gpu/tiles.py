@@ -90,7 +90,7 @@ class Side(typing.NamedTuple):
     """A block of queries or of keys: int32 vectors of one number a token."""
 
     start: jax.Array
-    index: jax.Array
+    indices: jax.Array
     position: jax.Array
     segment: jax.Array
     length: int
@@ -98,11 +98,11 @@ class Side(typing.NamedTuple):
 
     @property
     def slice(self):
-        return pl.ds(self.start, len(self.index))
+        return pl.ds(self.start, len(self.indices))
 
     @property
     def inside(self):
-        return self.index < self.length
+        return self.indices < self.length
 
 
 def load_queries(refs, setup, item, block, size):
@@ -119,10 +119,11 @@ def load_keys(refs, item, block, size):
 
 
 def _load_side(segments_ref, item, block, size, is_queries):
-    start = block * size
-    index = start + jnp.arange(size, dtype=jnp.int32)
-    side = Side(start, index, index, None, segments_ref.shape[1], is_queries)
-    return side._replace(segment=_load_vector(segments_ref.at[item, side.slice], side))
+    start, length = block * size, segments_ref.shape[1]
+    indices = start + jnp.arange(size, dtype=jnp.int32)
+    segments = segments_ref.at[item, pl.ds(start, size)]
+    segment = plgpu.load(segments, mask=indices < length, other=0)
+    return Side(start, indices, indices, segment, length, is_queries)
 
 
 def _load_vector(ref, side):
@@ -218,7 +219,7 @@ def _add_near(scores, refs, setup, item, head, rows, columns):
         if (name := _table_of(side)) in refs:
             slots = distances(side, other)
             slots = jnp.clip(slots, setup.band.lowest, setup.band.highest) - setup.band.lowest
-            terms = _load_table(refs, name, item, head, side.index[:, None], slots)
+            terms = _load_table(refs, name, item, head, side.indices[:, None], slots)
             scores += (terms if side is rows else terms.T).astype(jnp.float32)
     return scores
 
@@ -227,8 +228,8 @@ def _add_far(scores, refs, setup, item, head, rows, columns, reach):
     """Adds them where all pairs share a slot: a number a row plus one a column."""
     for side in (rows, columns):
         if (name := _table_of(side)) in refs:
-            slots = jnp.full(side.index.shape, jnp.where(reach.is_low, 0, setup.band.width - 1))
-            terms = _load_table(refs, name, item, head, side.index, slots)
+            slots = jnp.full(side.indices.shape, jnp.where(reach.is_low, 0, setup.band.width - 1))
+            terms = _load_table(refs, name, item, head, side.indices, slots)
             terms = terms.astype(jnp.float32)
             scores += terms[:, None] if side is rows else terms[None, :]
     return scores
@@ -249,7 +250,7 @@ def kept(refs, setup, item, head, rows, columns):
     """Which pairs of a tile dropout keeps; the same in every pass, whatever the blocks."""
     first_seed, second_seed, first_item, first_head = (refs["seeds"][n] for n in range(4))
     item, head = first_item + item.astype(jnp.uint32), first_head + head.astype(jnp.uint32)
-    indices = rows.index[:, None], columns.index[None, :]
+    indices = rows.indices[:, None], columns.indices[None, :]
     queries, keys = indices if rows.is_queries else reversed(indices)
     return keep_pairs((first_seed, second_seed), item, head, queries, keys, setup.dropout_rate)
 

@@ -5,30 +5,72 @@ the tables over everything but the head; all gather in VMEM, and each is written
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
 
 from deberta_jax.kernels.tpu import scores as scoring
 from deberta_jax.kernels.tpu import tiles
-from deberta_jax.kernels.tpu.blocks import DEFAULT_VMEM, TILE
+from deberta_jax.kernels.tpu.blocks import DEFAULT_VMEM, TILE, Blocks
+from deberta_jax.kernels.tpu.operands import Operands, Tables
+from deberta_jax.kernels.tpu.tiles import Ref, Window
 
 
 def backward(
-    blocks, seeds, visits, content, tables, query_segments, key_segments, output, lse, gradient,
-):  # fmt: skip
+    blocks: Blocks,
+    operands: Operands,
+    output: Float[Array, "B H D L"],
+    lse: Float[Array, "B H 1 L"],
+    gradient: Float[Array, "B H D L"],
+) -> tuple[Float[Array, "3 B H D L"], Tables, Float[Array, "3 H D"]]:
     """Gradients of (content, (c2p's table, p2c's table), biases).
 
     The queries' are those of the queries before they were scaled. Those of the tables and of the
-    content's biases [3, H, D] (sums over all tokens) are float32.
+    content's biases (sums over all tokens) are float32.
 
-    The arguments are `forward`'s, what it gave, and the gradient of its output, [B, H, D, L].
+    Args:
+        blocks: the static shape.
+        operands: those of `forward`.
+        output: what it returned.
+        lse: likewise.
+        gradient: of its output.
     """
-    _, batch, heads, size, length = content.shape
+    content = operands.content
+    present = [t for t in operands.tables if t is not None]
+    results = pl.pallas_call(
+        functools.partial(_kernel, blocks),
+        grid_spec=_grid_spec(blocks, content.shape, len(present)),
+        out_shape=[
+            jax.ShapeDtypeStruct(content.shape, content.dtype),
+            jax.ShapeDtypeStruct((3, *content.shape[2:4], TILE), jnp.float32),
+            *[jax.ShapeDtypeStruct(t.shape, jnp.float32) for t in present],
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"),
+            vmem_limit_bytes=max(
+                DEFAULT_VMEM, blocks.backward_vmem(content.shape[3], content.dtype.itemsize)
+            ),
+        ),
+        name="disentangled_attention_backward",
+        interpret=blocks.interpret,
+    )(
+        operands.seeds, operands.visits.reshape(-1), content, content, content,
+        operands.query_segments, operands.key_segments, output, lse, gradient, *present,
+    )  # fmt: skip
+    d_content, d_biases, *d_present = results
+    d_present = [d_table * scoring.gradient_units(blocks) for d_table in d_present]
+    d_key_table, d_query_table = (None if t is None else d_present.pop(0) for t in operands.tables)
+    return d_content, (d_key_table, d_query_table), jnp.sum(d_biases, axis=-1)
+
+
+def _grid_spec(blocks: Blocks, shape: tuple[int, ...], tables: int) -> pltpu.PrefetchScalarGridSpec:
+    """Cells by heads, item, key block and query block; `shape` is the content's."""
+    _, batch, heads, size, length = shape
     block, together = blocks.block, blocks.heads
 
     def at(part, index):
@@ -39,102 +81,78 @@ def backward(
         return pl.BlockSpec((1, 1, block), lambda h, b, j, i, *_: (b, 0, index(i, j)))
 
     table = pl.BlockSpec((together, size, blocks.table_width), lambda h, *_: (h, 0, 0))
-    lse_row = pl.BlockSpec((1, together, 1, block), lambda h, b, j, i, *_: (b, h, 0, i))
+    lse = pl.BlockSpec((1, together, 1, block), lambda h, b, j, i, *_: (b, h, 0, i))
     whole = pl.BlockSpec((3, 1, together, size, length), lambda h, b, *_: (0, b, h, 0, 0))
-    output_block = pl.BlockSpec((1, together, size, block), lambda h, b, j, i, *_: (b, h, 0, i))
+    output = pl.BlockSpec((1, together, size, block), lambda h, b, j, i, *_: (b, h, 0, i))
     biases = pl.BlockSpec((3, together, size, TILE), lambda h, *_: (0, h, 0, 0))
     of_query, of_key = (lambda i, j: i), (lambda i, j: j)
-    present = [t for t in tables if t is not None]
     word = jnp.int32 if together == 2 else jnp.float32
     gathered = pltpu.VMEM((together, size, block), jnp.float32)
-    results = pl.pallas_call(
-        functools.partial(_kernel, blocks),
-        grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
-            grid=(heads // together, batch, blocks.count, blocks.count),
-            in_specs=[
-                *[at(0, of_query), at(1, of_key), at(2, of_key), row(of_query), row(of_key)],
-                *[output_block, lse_row, output_block],
-                *[table] * len(present),
-            ],
-            out_specs=[whole, biases, *[table] * len(present)],
-            scratch_shapes=[
-                *[pltpu.VMEM((together, size, length), jnp.float32), gathered, gathered],
-                *[pltpu.VMEM((block, block), word)] * (2 if blocks.c2p else 0),
-            ],
-        ),
-        out_shape=[
-            jax.ShapeDtypeStruct(content.shape, content.dtype),
-            jax.ShapeDtypeStruct((3, heads, size, TILE), jnp.float32),
-            *[jax.ShapeDtypeStruct(t.shape, jnp.float32) for t in present],
+    return pltpu.PrefetchScalarGridSpec(
+        num_scalar_prefetch=2,
+        grid=(heads // together, batch, blocks.count, blocks.count),
+        in_specs=[
+            *[at(0, of_query), at(1, of_key), at(2, of_key), row(of_query), row(of_key)],
+            *[output, lse, output],
+            *[table] * tables,
         ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"),
-            vmem_limit_bytes=max(
-                DEFAULT_VMEM, blocks.backward_vmem(size, content.dtype.itemsize)
-            ),
-        ),
-        name="disentangled_attention_backward",
-        interpret=blocks.interpret,
-    )(
-        seeds, visits.reshape(-1), content, content, content, query_segments, key_segments,
-        output, lse, gradient,
-        *present,
-    )  # fmt: skip
-    d_content, d_biases, *d_tables = results
-    d_tables = [d_table * scoring.gradient_units(blocks) for d_table in d_tables]
-    d_tables = tuple(None if t is None else d_tables.pop(0) for t in tables)
-    return d_content, d_tables, jnp.sum(d_biases, axis=-1)
+        out_specs=[whole, biases, *[table] * tables],
+        scratch_shapes=[
+            *[pltpu.VMEM((together, size, length), jnp.float32), gathered, gathered],
+            *[pltpu.VMEM((block, block), word)] * (2 if blocks.c2p else 0),
+        ],
+    )
 
 
 class _Cell(NamedTuple):
-    """A grid cell: its references by name, None where a term is off, and its coordinates."""
+    """A grid cell: its references by name, and its coordinates."""
 
-    query: Any
-    key: Any
-    value: Any
-    query_segments: Any
-    key_segments: Any
-    output: Any
-    lse: Any
-    gradient: Any
-    key_table: Any
-    query_table: Any
-    d_content: Any
-    d_biases: Any
-    d_key_table: Any
-    d_query_table: Any
-    query_sum: Any
-    key_sum: Any
-    value_sum: Any
-    c2p: Any
-    transposed: Any
-    seeds: Any
-    head: Any
-    item: Any
-    j: Any
-    i: Any
-    of_i: Any  # the tokens of query block i
+    query: Ref
+    key: Ref
+    value: Ref
+    query_segments: Ref
+    key_segments: Ref
+    output: Ref
+    lse: Ref
+    gradient: Ref
+    key_table: Ref
+    query_table: Ref
+    d_content: Ref
+    d_biases: Ref
+    d_key_table: Ref
+    d_query_table: Ref
+    query_sum: Ref
+    key_sum: Ref
+    value_sum: Ref
+    c2p: Ref
+    transposed: Ref
+    seeds: Ref
+    head: Array
+    item: Array
+    j: Array
+    i: Array
+    of_i: Window  # the tokens of query block i
 
 
-def _cell(blocks, seeds_ref, refs) -> _Cell:
-    content, refs = refs[:8], list(refs[8:])
-    tables = [refs.pop(0) if on else None for on in (blocks.c2p, blocks.p2c)]
-    outputs = [refs.pop(0) for _ in range(2)]
-    outputs += [refs.pop(0) if on else None for on in (blocks.c2p, blocks.p2c)]
-    sums, scratch = refs[:3], refs[3:] or (None, None)
+def _cell(blocks: Blocks, seeds_ref: Ref, refs: tuple[Ref, ...]) -> _Cell:
+    rest = list(refs)
+    content = [rest.pop(0) for _ in range(8)]
+    tables = [rest.pop(0) if on else None for on in (blocks.c2p, blocks.p2c)]
+    outputs = [rest.pop(0) for _ in range(2)]
+    outputs += [rest.pop(0) if on else None for on in (blocks.c2p, blocks.p2c)]
+    scratch = rest if blocks.c2p else [*rest, None, None]
     coordinates = [pl.program_id(axis) for axis in range(4)]
     of_i = _of_block(blocks, coordinates[-1])
-    return _Cell(*content, *tables, *outputs, *sums, *scratch, seeds_ref, *coordinates, of_i)
+    return _Cell._make([*content, *tables, *outputs, *scratch, seeds_ref, *coordinates, of_i])
 
 
-def _of_block(blocks, block):
+def _of_block(blocks: Blocks, block: Array) -> Window:
     return pl.ds(pl.multiple_of(block * blocks.block, TILE), blocks.block)
 
 
-def _kernel(blocks, seeds_ref, visits_ref, *refs):
+def _kernel(blocks: Blocks, seeds_ref: Ref, visits_ref: Ref, *refs: Ref) -> None:
     cell = _cell(blocks, seeds_ref, refs)
-    visits_ref = tiles.InOrder(visits_ref, blocks.count, blocks.count)
+    visits = tiles.InOrder(visits_ref, blocks.count, blocks.count)
     item, j, i = cell.item, cell.j, cell.i
 
     @pl.when((item == 0) & (j == 0) & (i == 0))
@@ -153,12 +171,12 @@ def _kernel(blocks, seeds_ref, visits_ref, *refs):
         cell.query_sum[:, :, cell.of_i] = jnp.zeros_like(cell.key_sum)
 
     scoring.when_visited(
-        blocks, visits_ref[item, i, j], i - j, functools.partial(_attend, blocks, cell)
+        blocks, visits[item, i, j], i - j, functools.partial(_attend, blocks, cell)
     )
 
     units = scoring.gradient_units(blocks)
 
-    def finish(part, block, gradient):
+    def finish(part: int, block: Array, gradient: Array) -> None:
         cell.d_content[part, 0, :, :, _of_block(blocks, block)] = gradient.astype(cell.query.dtype)
         cell.d_biases[part] += _fold_lanes(gradient)
 
@@ -172,30 +190,16 @@ def _kernel(blocks, seeds_ref, visits_ref, *refs):
         finish(0, i, cell.query_sum[:, :, cell.of_i] * (units * np.float32(blocks.scale)))
 
 
-def _weights(blocks, cell, near):
-    """(probabilities as dropped, gradients by score) of each cell.head, [keys, queries]."""
+def _weights(blocks: Blocks, cell: _Cell, near: bool) -> list[tuple[Array, Array]]:
+    """(probabilities as dropped, gradients by score) of each head, [keys, queries]."""
     everything = slice(0, blocks.block)
-    if near:
-        scores = scoring.near_scores(
-            blocks, cell.query, cell.key, cell.query_table, cell.c2p, cell.i - cell.j, everything
-        )
-        rows = [0.0] * blocks.heads
-    else:
-        scores, rows = scoring.far_scores(
-            blocks,
-            cell.query,
-            cell.key,
-            cell.key_table,
-            cell.query_table,
-            cell.i - cell.j,
-            everything,
-        )
+    scores, rows = scoring.scores(blocks, cell, near, cell.i - cell.j, everything)
     starts = (cell.i * blocks.block, cell.j * blocks.block)
     seen = tiles.visible(blocks, cell.query_segments[0], cell.key_segments[0], *starts)
-    kept = [None] * blocks.heads
+    kept: list[Array] = []
     if blocks.rate:
-        sides = (blocks.block, blocks.block)
-        kept = tiles.kept(blocks, cell.seeds, cell.item, cell.head * blocks.heads, *starts, *sides)
+        draw = tiles.Draw(cell.seeds, cell.item, cell.head * blocks.heads)
+        kept = tiles.kept(blocks, draw, *starts, (blocks.block, blocks.block))
     result = []
     for e in range(blocks.heads):
         score = jnp.where(seen, scores[e] + (rows[e] - cell.lse[0, e]), tiles.UNSEEN)
@@ -203,7 +207,7 @@ def _weights(blocks, cell, near):
         gradient = cell.gradient[0, e]
         by_weight = tiles.product(cell.value[0, e], gradient, (0, 0))
         dropped = weight
-        if blocks.rate:
+        if kept:
             by_weight = jnp.where(kept[e], by_weight, 0.0)
             dropped = jnp.where(kept[e], weight, 0.0)
         both = cell.output[0, e].astype(jnp.float32) * gradient.astype(jnp.float32)
@@ -212,10 +216,10 @@ def _weights(blocks, cell, near):
     return result
 
 
-def _attend(blocks, cell, near):
+def _attend(blocks: Blocks, cell: _Cell, near: bool) -> None:
     """Adds what a pair of blocks gives to every gradient."""
     if near and blocks.c2p:
-        scoring.fill_c2p(blocks, cell.query, cell.key_table, cell.i - cell.j, cell.c2p)
+        scoring.fill_c2p(blocks, cell, cell.i - cell.j)
     by_head = _weights(blocks, cell, near)
     dtype = cell.query.dtype
     for e, (weight, by_score) in enumerate(by_head):
@@ -247,7 +251,7 @@ def _attend(blocks, cell, near):
             _c2p_gradients(blocks, cell)
 
 
-def _p2c_gradients(blocks, cell, folded):
+def _p2c_gradients(blocks: Blocks, cell: _Cell, folded: Array) -> None:
     for tile in range(blocks.block // TILE):
         keys = slice(tile * TILE, (tile + 1) * TILE)
         window = scoring.table_window(blocks, cell.i - cell.j, tile)
@@ -259,7 +263,7 @@ def _p2c_gradients(blocks, cell, folded):
             cell.d_query_table[e, :, window] += tiles.product(key, by_row, (1, 0))
 
 
-def _c2p_gradients(blocks, cell):
+def _c2p_gradients(blocks: Blocks, cell: _Cell) -> None:
     for tile in range(blocks.block // TILE):
         queries = slice(tile * TILE, (tile + 1) * TILE)
         of_tile = pl.ds(pl.multiple_of(cell.i * blocks.block + tile * TILE, TILE), TILE)

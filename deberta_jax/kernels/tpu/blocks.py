@@ -1,11 +1,15 @@
 """How a sequence is cut into blocks, and which of them a relative table reaches."""
 
 import dataclasses
+from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from deberta_jax.kernels import device
+from deberta_jax.kernels.relative import Relative
 
 # Rows of one skewed tile: the lanes of a vector register, and the rows of a matrix unit.
 TILE = 128
@@ -15,6 +19,9 @@ LARGEST_BLOCK = 512
 DEFAULT_VMEM = 16 * 2**20
 # Longest sequence whose heads go two by two; the query gradients of a cell stay in VMEM.
 LONGEST_PAIRED = 4096
+
+# Blocks between two blocks: known when a kernel is compiled, or not.
+Offset = TypeVar("Offset", Array, int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Blocks:
         """The distance i - j of each column of p2c's table; c2p's are the negatives."""
         return np.arange(self.table_width) - (self.block * (1 + self.near) - 1)
 
-    def window(self, offset, tile: int):
+    def window(self, offset: Offset, tile: int) -> Offset:
         """First column that tile `tile` of a block reads `offset` blocks away.
 
         c2p tiles hold queries and ask at offset j - i; p2c tiles hold keys and ask at i - j.
@@ -89,10 +96,19 @@ class Blocks:
         return (2 * 3 * itemsize + 4) * tokens + 2 * (itemsize + 4) * columns + pair
 
 
-def choose(length, heads, size, relative, causal, rate, dtype, interpret) -> Blocks:
+def choose(
+    length: int,
+    heads: int,
+    size: int,
+    relative: Relative | None,
+    causal: bool,
+    rate: float,
+    dtype: DTypeLike,
+    interpret: bool,
+) -> Blocks:
     """The blocks for `length` tokens, which the sequence is padded to."""
-    blocks = [block for block in (512, 384, 256, 128) if block <= LARGEST_BLOCK]
-    block = min(blocks, key=lambda size: (-(-length // size) * size, -size))
+    sizes = [block for block in (512, 384, 256, 128) if block <= LARGEST_BLOCK]
+    block = min(sizes, key=lambda size: (-(-length // size) * size, -size))
     padded = -(-length // block) * block
     paired = heads % 2 == 0 and padded <= LONGEST_PAIRED and dtype == jax.numpy.bfloat16
     c2p = relative is not None and relative.key_RHD is not None
@@ -116,13 +132,13 @@ def choose(length, heads, size, relative, causal, rate, dtype, interpret) -> Blo
     return blocks
 
 
-def fits(blocks, size, dtype) -> bool:
+def fits(blocks: Blocks, size: int, dtype: DTypeLike) -> bool:
     """Whether the chip's VMEM has room for the backward pass, the larger one."""
     room = blocks.backward_vmem(size, jax.numpy.dtype(dtype).itemsize)
     return room <= device.vmem_bytes()
 
 
-def _near(relative, block, count) -> int:
+def _near(relative: Relative | None, block: int, count: int) -> int:
     if relative is None:
         return 0
     rows = np.asarray(relative.distance_rows)
@@ -133,7 +149,7 @@ def _near(relative, block, count) -> int:
     return min(count - 1, max(0, -(-int(reach) // block)))
 
 
-def distance_rows(relative, distances) -> np.ndarray:
-    """Row of each distance, those beyond the sequence as the outermost."""
+def distance_rows(relative: Relative, distances: np.ndarray) -> np.ndarray:
+    """int [W], the row of each of int [W] distances; beyond the sequence, the outermost row."""
     rows = np.asarray(relative.distance_rows)
     return rows[np.clip(distances + len(rows) // 2, 0, len(rows) - 1)]

@@ -1,33 +1,29 @@
 """The forward kernel: online softmax over key blocks, one or two heads a cell."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
 
 from deberta_jax.kernels.tpu import scores as scoring
 from deberta_jax.kernels.tpu import softmax, tiles
+from deberta_jax.kernels.tpu.blocks import Blocks
+from deberta_jax.kernels.tpu.operands import Operands
+from deberta_jax.kernels.tpu.tiles import Ref
 
 # Keys whose scores are held at once.
 _KEYS = 256
 
 
-def forward(blocks, seeds, visits, content, tables, query_segments, key_segments):
-    """(output [B, H, D, L], log2-sum-exp2 [B, H, 1, L], float32).
-
-    Scores are in bits: the scale and log2(e) are already in the queries and in p2c's table.
-
-    Args:
-        blocks: the static shape.
-        seeds: int32 [4] of the dropout: two words of the key, first item, first head.
-        visits: int32 [B, I, J]: whether query block i and key block j share a document.
-        content: queries, keys and values, [3, B, H, D, L]: one array, so that the projection that
-            makes it is one matmul and nothing is copied.
-        tables: (c2p's, p2c's) [H, D, W], None where a term is off.
-        query_segments, key_segments: int32 [B, 1, L].
-    """
+def forward(
+    blocks: Blocks, operands: Operands
+) -> tuple[Float[Array, "B H D L"], Float[Array, "B H 1 L"]]:
+    """(output in the type of the content, log2 of the sum of exponentials, float32)."""
+    content = operands.content
     _, batch, heads, size, length = content.shape
     block, together = blocks.block, blocks.heads
 
@@ -42,7 +38,7 @@ def forward(blocks, seeds, visits, content, tables, query_segments, key_segments
     lse = pl.BlockSpec((1, together, 1, block), lambda h, b, i, j, *_: (b, h, 0, i))
     output = pl.BlockSpec((1, together, size, block), lambda h, b, i, j, *_: (b, h, 0, i))
     of_query, of_key = (lambda i, j: i), (lambda i, j: j)
-    present = [t for t in tables if t is not None]
+    present = [t for t in operands.tables if t is not None]
     word = jnp.float32 if together == 1 else jnp.int32
     return pl.pallas_call(
         functools.partial(_kernel, blocks),
@@ -72,62 +68,89 @@ def forward(blocks, seeds, visits, content, tables, query_segments, key_segments
         ),
         name="disentangled_attention_forward",
         interpret=blocks.interpret,
-    )(seeds, visits.reshape(-1), content, content, content, query_segments, key_segments, *present)
+    )(
+        operands.seeds, operands.visits.reshape(-1), content, content, content,
+        operands.query_segments, operands.key_segments, *present,
+    )  # fmt: skip
 
 
-def _kernel(blocks, seeds_ref, visits_ref, query_ref, key_ref, value_ref, *refs):
-    query_segments_ref, key_segments_ref, *refs = refs
-    key_table_ref = refs.pop(0) if blocks.c2p else None
-    query_table_ref = refs.pop(0) if blocks.p2c else None
-    output_ref, lse_ref, *refs = refs
-    sums, refs = softmax.Sums(*refs[:3]), refs[3:]
-    c2p_ref = refs.pop() if blocks.c2p else None
-    visits_ref = tiles.InOrder(visits_ref, blocks.count, blocks.count)
-    head, item, i, j = (pl.program_id(axis) for axis in range(4))
+class _Cell(NamedTuple):
+    """A grid cell: its references by name, and its coordinates."""
 
-    @pl.when(j == 0)
+    query: Ref
+    key: Ref
+    value: Ref
+    query_segments: Ref
+    key_segments: Ref
+    key_table: Ref
+    query_table: Ref
+    output: Ref
+    lse: Ref
+    sums: softmax.Sums
+    c2p: Ref
+    seeds: Ref
+    head: Array
+    item: Array
+    i: Array
+    j: Array
+
+
+def _cell(blocks: Blocks, seeds_ref: Ref, refs: tuple[Ref, ...]) -> _Cell:
+    content, rest = refs[:5], list(refs[5:])
+    tables = [rest.pop(0) if on else None for on in (blocks.c2p, blocks.p2c)]
+    output, lse, *scratch = rest
+    c2p = scratch.pop() if blocks.c2p else None
+    coordinates = [pl.program_id(axis) for axis in range(4)]
+    sums = softmax.Sums._make(scratch)
+    return _Cell._make([*content, *tables, output, lse, sums, c2p, seeds_ref, *coordinates])
+
+
+def _kernel(blocks: Blocks, seeds_ref: Ref, visits_ref: Ref, *refs: Ref) -> None:
+    cell = _cell(blocks, seeds_ref, refs)
+    visits = tiles.InOrder(visits_ref, blocks.count, blocks.count)
+
+    @pl.when(cell.j == 0)
     def _start():
-        sums.start()
+        cell.sums.start()
 
-    def attend(near):
-        if near and blocks.c2p:
-            scoring.fill_c2p(blocks, query_ref, key_table_ref, i - j, c2p_ref)
-        for start in range(0, blocks.block, min(_KEYS, blocks.block)):
-            keys = slice(start, min(start + _KEYS, blocks.block))
-            if near:
-                scores = scoring.near_scores(
-                    blocks, query_ref, key_ref, query_table_ref, c2p_ref, i - j, keys
-                )
-                rows = [0.0] * blocks.heads
-            else:
-                scores, rows = scoring.far_scores(
-                    blocks, query_ref, key_ref, key_table_ref, query_table_ref, i - j, keys
-                )
-            seen = tiles.visible(
-                blocks,
-                query_segments_ref[0],
-                key_segments_ref[0, :, keys],
-                i * blocks.block,
-                j * blocks.block + start,
-            )
-            kept = None
-            if blocks.rate:
-                kept = tiles.kept(
-                    blocks,
-                    seeds_ref,
-                    item,
-                    head * blocks.heads,
-                    i * blocks.block,
-                    j * blocks.block + start,
-                    keys.stop - keys.start,
-                    blocks.block,
-                )
-            for e in range(blocks.heads):
-                score = jnp.where(seen, scores[e], tiles.UNSEEN)
-                sums.add(e, score, rows[e], kept and kept[e], value_ref[0, e, :, keys])
+    scoring.when_visited(
+        blocks,
+        visits[cell.item, cell.i, cell.j],
+        cell.i - cell.j,
+        functools.partial(_attend, blocks, cell),
+    )
 
-    scoring.when_visited(blocks, visits_ref[item, i, j], i - j, attend)
-
-    @pl.when(j == blocks.count - 1)
+    @pl.when(cell.j == blocks.count - 1)
     def _finish():
-        sums.finish(blocks, output_ref, lse_ref)
+        cell.sums.finish(blocks, cell.output, cell.lse)
+
+
+def _attend(blocks: Blocks, cell: _Cell, near: bool) -> None:
+    """Adds a block of keys, a few at a time."""
+    if near and blocks.c2p:
+        scoring.fill_c2p(blocks, cell, cell.i - cell.j)
+    for start in range(0, blocks.block, min(_KEYS, blocks.block)):
+        keys = slice(start, min(start + _KEYS, blocks.block))
+        scores, rows = scoring.scores(blocks, cell, near, cell.i - cell.j, keys)
+        seen = tiles.visible(
+            blocks,
+            cell.query_segments[0],
+            cell.key_segments[0, :, keys],
+            *_starts(blocks, cell, start),
+        )
+        kept: list[Array] = []
+        if blocks.rate:
+            kept = tiles.kept(
+                blocks,
+                tiles.Draw(cell.seeds, cell.item, cell.head * blocks.heads),
+                *_starts(blocks, cell, start),
+                (keys.stop - keys.start, blocks.block),
+            )
+        for e in range(blocks.heads):
+            score = jnp.where(seen, scores[e], tiles.UNSEEN)
+            cell.sums.add(e, score, rows[e], kept[e] if kept else None, cell.value[0, e, :, keys])
+
+
+def _starts(blocks: Blocks, cell: _Cell, start: int) -> tuple[Array, Array]:
+    """The first query, and the key at `start` of the block, in the sequence."""
+    return cell.i * blocks.block, cell.j * blocks.block + start

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from deberta_jax.kernels import device
 from deberta_jax.kernels.protocol import AttentionCall, Implementation
 from deberta_jax.kernels.tpu.backward import backward
-from deberta_jax.kernels.tpu.blocks import choose, fits
+from deberta_jax.kernels.tpu.blocks import Blocks, choose, fits
 from deberta_jax.kernels.tpu.forward import forward
-from deberta_jax.kernels.tpu.operands import pad, seeds, tables
+from deberta_jax.kernels.tpu.operands import Operands, in_types_of, pad, seeds, tables
 from deberta_jax.kernels.tpu.positioned import positioned_attention
 
 
@@ -59,8 +59,10 @@ def supports(call: AttentionCall) -> str | None:
     return None
 
 
-def _visits(blocks, query_segments_BL, key_segments_BL):
-    """int32 [B, I, J]: whether the block pairs may share a document, by their ranges of ids."""
+def _visits(
+    blocks: Blocks, query_segments_BL: Int[Array, "B L"], key_segments_BL: Int[Array, "B L"]
+) -> Int[Array, "B I J"]:
+    """Whether the block pairs may share a document, by their ranges of ids."""
     of = [
         x.reshape(x.shape[0], blocks.count, blocks.block)
         for x in (query_segments_BL, key_segments_BL)
@@ -89,13 +91,13 @@ def _forward(blocks, content, biases, tables, query_segments, key_segments, seed
     visits = _visits(blocks, query_segments, key_segments)
     query_segments = jnp.where(query_segments > 0, query_segments, -1)  # not even padding's
     segments = query_segments[:, None], key_segments[:, None]
-    operands = seeds, visits, content, tables, *segments
-    output, lse = forward(blocks, *operands)
+    operands = Operands(seeds, visits, content, tables, *segments)
+    output, lse = forward(blocks, operands)
     output, lse = _kept(output), checkpoint_name(lse, "attention")
     return output, (operands, output, lse, biases)
 
 
-def _kept(x):
+def _kept(x: Array) -> Array:
     """x, named "attention" by its bits: of floats that are kept and used, JAX rounds a copy."""
     unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
     bits = checkpoint_name(jax.lax.bitcast_convert_type(x, unsigned), "attention")
@@ -104,13 +106,10 @@ def _kept(x):
 
 def _backward(blocks, residuals, gradient):
     operands, output, lse, biases = residuals
-    d_content, d_tables, d_biases = backward(blocks, *operands, output, lse, gradient)
-    d_tables = tuple(
-        None if table is None else d_table.astype(table.dtype)
-        for table, d_table in zip(operands[3], d_tables, strict=True)
-    )
-    d_biases = None if biases is None else d_biases.astype(biases.dtype)
-    return d_content, d_biases, d_tables, None, None, None
+    d_content, d_tables, d_biases = backward(blocks, operands, output, lse, gradient)
+    d_tables = in_types_of(operands.tables, d_tables)
+    of_biases = None if biases is None else d_biases.astype(biases.dtype)
+    return d_content, of_biases, d_tables, None, None, None
 
 
 _attention.defvjp(_forward, _backward)

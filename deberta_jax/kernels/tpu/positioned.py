@@ -9,11 +9,19 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from deberta_jax.kernels.protocol import AttentionCall
-from deberta_jax.kernels.tpu.blocks import TILE, choose, distance_rows
-from deberta_jax.kernels.tpu.operands import pad, seeds, tables
+from deberta_jax.kernels.relative import Relative
+from deberta_jax.kernels.tpu.blocks import TILE, Blocks, choose, distance_rows
+from deberta_jax.kernels.tpu.operands import (
+    PositionedOperands,
+    in_types_of,
+    pad,
+    seeds,
+    tables,
+)
 from deberta_jax.kernels.tpu.positioned_backward import backward
 from deberta_jax.kernels.tpu.positioned_forward import forward
 from deberta_jax.kernels.tpu.positioned_scores import PositionedShape, rows_of_columns
@@ -24,7 +32,13 @@ def positioned_attention(call: AttentionCall, interpret: bool = False) -> Float[
 
     Queries at near positions side by side cost the least where there is more than one block of
     keys. Dropout depends on the positions, not on the order, of the queries.
+
+    Raises:
+        ValueError: the call has no positions.
     """
+    positions_BP = call.query_positions_BQ
+    if positions_BP is None:
+        raise ValueError("the call has queries in order: it has no positions")
     length, heads, size = call.key_BKHD.shape[1:]
     queries, relative = call.query_BQHD.shape[1], call.relative
     rate, dtype = float(call.dropout_rate), call.query_BQHD.dtype
@@ -40,9 +54,8 @@ def positioned_attention(call: AttentionCall, interpret: bool = False) -> Float[
             (call.value_BKHD, blocks.length),
         )
     )
-    query_segments, positions = (
-        pad(x.astype(jnp.int32), padded) for x in (call.query_segments_BQ, call.query_positions_BQ)
-    )
+    query_segments = pad(call.query_segments_BQ.astype(jnp.int32), padded)
+    positions = pad(positions_BP.astype(jnp.int32), padded)
     key_segments = pad(call.key_segments_BK.astype(jnp.int32), blocks.length)
     output = _attention(
         shape,
@@ -56,7 +69,7 @@ def positioned_attention(call: AttentionCall, interpret: bool = False) -> Float[
     return jnp.transpose(output, (0, 3, 1, 2))[:, :queries]
 
 
-def _beyond_reach(blocks, relative):
+def _beyond_reach(blocks: Blocks, relative: Relative | None) -> Blocks:
     """With near offsets such that a query `near` blocks away reads the outermost row alone."""
     if blocks.near < blocks.count - 1 and relative is not None:
         edge = -blocks.block * blocks.near
@@ -66,9 +79,9 @@ def _beyond_reach(blocks, relative):
     return blocks
 
 
-def _shape(relative, blocks):
+def _shape(relative: Relative | None, blocks: Blocks) -> PositionedShape:
     """A short sequence's tiles of keys do not reach all tiles of p2c's rows."""
-    if not blocks.p2c:
+    if relative is None or not blocks.p2c:
         return PositionedShape(blocks, ())
     row_tiles = []
     for key in range(0, blocks.block, TILE):
@@ -81,9 +94,11 @@ def _shape(relative, blocks):
     return PositionedShape(blocks, tuple(row_tiles))
 
 
-def _rows(relative, blocks, dtype):
-    """(p2c's rows as they stand, [H, D, R]; the row of each column of the tables)."""
-    if not blocks.p2c:
+def _rows(
+    relative: Relative | None, blocks: Blocks, dtype: DTypeLike
+) -> tuple[Float[Array, "H D R"] | None, Int[Array, "W 128"] | None]:
+    """(p2c's rows as they stand; the row of each column of the tables)."""
+    if relative is None or relative.query_RHD is None:
         return None, None
     rows_HDR = jnp.transpose(relative.query_RHD * blocks.scale, (1, 2, 0)).astype(dtype)
     rows_HDR = pad(rows_HDR, -(-rows_HDR.shape[-1] // TILE) * TILE)
@@ -92,8 +107,10 @@ def _rows(relative, blocks, dtype):
     return jax.lax.stop_gradient(rows_HDR), rows_of_columns(blocks, of_column)
 
 
-def _ranges(query_segments_BP, positions_BP):
-    """int32 [B, I, 3]: first and last position, and whether any repeats, of what sees in a tile."""
+def _ranges(
+    query_segments_BP: Int[Array, "B P"], positions_BP: Int[Array, "B P"]
+) -> Int[Array, "B I 3"]:
+    """First and last position, and whether any repeats, of what sees in a tile."""
     segments, positions = (
         x.reshape(x.shape[0], -1, TILE) for x in (query_segments_BP, positions_BP)
     )
@@ -105,8 +122,13 @@ def _ranges(query_segments_BP, positions_BP):
     return jnp.stack([first, last, repeats.astype(jnp.int32)], axis=-1)
 
 
-def _visits(blocks, query_segments_BP, key_segments_BK, ranges):
-    """int32 [B, I, J]: whether tile and block may share a document, by their ranges of ids."""
+def _visits(
+    blocks: Blocks,
+    query_segments_BP: Int[Array, "B P"],
+    key_segments_BK: Int[Array, "B K"],
+    ranges: Int[Array, "B I 3"],
+) -> Int[Array, "B I J"]:
+    """Whether tile and block may share a document, by their ranges of ids."""
     batch = len(query_segments_BP)
     query, key = (
         query_segments_BP.reshape(batch, -1, 1, TILE),
@@ -126,35 +148,31 @@ def _attention(shape, content, tables, rows, segments, positions, seeds):
 
 
 def _forward(shape, content, tables, rows, segments, positions, seeds):
-    scalars, of_tokens = _masks(shape.blocks, *segments, positions)
-    operands = *content, (*tables, *rows)
-    output, lse = forward(shape, seeds, *scalars, *operands, *of_tokens)
-    return output, (operands, segments, positions, seeds, output, lse)
+    operands = _operands(shape.blocks, content, (*tables, *rows), segments, positions, seeds)
+    output, lse = forward(shape, operands)
+    return output, (content, (*tables, *rows), segments, positions, seeds, output, lse)
 
 
 def _backward(shape, residuals, gradient):
-    operands, (query_segments, key_segments), positions, seeds, output, lse = residuals
+    content, tables, (query_segments, key_segments), positions, seeds, output, lse = residuals
     # The padding of the list of positions repeats a position, which costs the kernel time.
     query_segments = jnp.where(jnp.any(gradient != 0, axis=(1, 2)), query_segments, 0)
-    scalars, of_tokens = _masks(shape.blocks, query_segments, key_segments, positions)
-    *d_content, d_tables = backward(
-        shape, seeds, *scalars, *operands, *of_tokens, output, lse, gradient
-    )
-    tables = operands[3][:2]
-    d_tables = tuple(
-        None if table is None else d_table.astype(table.dtype)
-        for table, d_table in zip(tables, d_tables, strict=True)
-    )
-    return tuple(d_content), d_tables, None, None, None, None
+    segments = query_segments, key_segments
+    operands = _operands(shape.blocks, content, tables, segments, positions, seeds)
+    *d_content, d_tables = backward(shape, operands, output, lse, gradient)
+    return tuple(d_content), in_types_of(tables[:2], d_tables), None, None, None, None
 
 
-def _masks(blocks, query_segments, key_segments, positions):
-    """((visits, ranges), (query segments, key segments, positions)) as the kernels take them."""
+def _operands(blocks, content, tables, segments, positions, seeds) -> PositionedOperands:
+    """What the kernels read: with the ranges of positions, and the pairs of blocks to visit."""
+    query_segments, key_segments = segments
     ranges = _ranges(query_segments, positions)
     visits = _visits(blocks, query_segments, key_segments, ranges)
     query_segments = jnp.where(query_segments > 0, query_segments, -1)  # not even padding's
-    of_tokens = query_segments[:, None], key_segments[:, None], positions[:, None]
-    return (visits, ranges), of_tokens
+    return PositionedOperands._make(
+        [seeds, visits, ranges, *content, tables]
+        + [x[:, None] for x in (query_segments, key_segments, positions)]
+    )
 
 
 _attention.defvjp(_forward, _backward)

@@ -1,37 +1,26 @@
 """The forward kernel for queries at any positions: online softmax over key blocks."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
 
 from deberta_jax.kernels.tpu import positioned_scores as scoring
 from deberta_jax.kernels.tpu import softmax, tiles
-from deberta_jax.kernels.tpu.blocks import TILE
+from deberta_jax.kernels.tpu.blocks import TILE, Blocks
+from deberta_jax.kernels.tpu.operands import PositionedOperands
+from deberta_jax.kernels.tpu.tiles import InOrder, Ref
 
 
 def forward(
-    shape, seeds, visits, ranges, query, key, value, tables, query_segments, key_segments, positions
-):
-    """(output [B, H, D, P], log2-sum-exp2 [B, H, 1, P], float32).
-
-    Scores are in bits: the scale and log2(e) are already in `query` and in p2c's table.
-
-    Args:
-        shape: the static shape.
-        seeds: int32 [4] of the dropout: two words of the key, first item, first head.
-        visits: int32 [B, I, J]: whether query tile i may see anything of key block j.
-        ranges: int32 [B, I, 3]: first and last position of a tile's queries that see anything, and
-            whether any repeats.
-        query: [B, H, D, P].
-        key, value: [B, H, D, L].
-        tables: see `positioned_scores.Refs`: key_table to row_of_column; None where a
-            term is off.
-        query_segments, key_segments: int32 [B, 1, P] and [B, 1, L].
-        positions: int32 [B, 1, P].
-    """
+    shape: scoring.PositionedShape, operands: PositionedOperands
+) -> tuple[Float[Array, "B H D P"], Float[Array, "B H 1 P"]]:
+    """(output in the type of the values, log2 of the sum of exponentials, float32)."""
+    query, value = operands.query, operands.value
     batch, heads, size, queries = query.shape
     blocks = shape.blocks
     block, together = blocks.block, blocks.heads
@@ -49,7 +38,7 @@ def forward(
             in_specs=[
                 *[of_queries, of_keys, of_keys],
                 *[query_row, key_row, query_row],
-                *scoring.table_specs(shape, tables),
+                *scoring.table_specs(shape, operands.tables),
             ],
             out_specs=[of_queries, lse],
             scratch_shapes=[
@@ -67,48 +56,82 @@ def forward(
         name="positioned_attention_forward",
         interpret=blocks.interpret,
     )(
-        seeds, visits.reshape(-1), ranges.reshape(-1), query, key, value,
-        query_segments, key_segments, positions,
-        *scoring.present(tables),
+        operands.seeds, operands.visits.reshape(-1), operands.ranges.reshape(-1),
+        query, operands.key, value,
+        operands.query_segments, operands.key_segments, operands.positions,
+        *scoring.present(operands.tables),
     )  # fmt: skip
 
 
-def _kernel(shape, seeds_ref, visits_ref, ranges_ref, query_ref, key_ref, value_ref, *refs):
+class _Cell(NamedTuple):
+    """A grid cell: its references by name, and its coordinates."""
+
+    sources: scoring.Refs
+    value: Ref
+    query_segments: Ref
+    key_segments: Ref
+    positions: Ref
+    output: Ref
+    lse: Ref
+    sums: softmax.Sums
+    seeds: Ref
+    ranges: InOrder
+    head: Array
+    item: Array
+    i: Array
+    j: Array
+
+
+def _kernel(
+    shape: scoring.PositionedShape, seeds_ref: Ref, visits_ref: Ref, ranges_ref: Ref, *refs: Ref
+) -> None:
     blocks = shape.blocks
-    query_segments_ref, key_segments_ref, positions_ref, *refs = refs
-    tables, refs = scoring.split_tables(blocks, refs)
-    output_ref, lse_ref, *refs = refs
-    sums, refs = softmax.Sums(*refs[:3]), refs[3:]
-    sources = scoring.Refs(query_ref, key_ref, *tables, refs.pop() if blocks.c2p else None)
-    visits_ref, ranges_ref = scoring.in_order(blocks, visits_ref, ranges_ref, pl.num_programs(2))
-    head, item, i, j = (pl.program_id(axis) for axis in range(4))
+    visits, ranges = scoring.in_order(blocks, visits_ref, ranges_ref, pl.num_programs(2))
+    cell = _cell(blocks, seeds_ref, ranges, refs)
 
-    @pl.when(j == 0)
+    @pl.when(cell.j == 0)
     def _start():
-        sums.start()
+        cell.sums.start()
         if blocks.c2p:
-            scoring.fill_c2p(blocks, sources)
+            scoring.fill_c2p(blocks, cell.sources)
 
-    def attend(near):
-        position = scoring.TilePositions(
-            positions_ref[0], ranges_ref[item, i, 0], ranges_ref[item, i, 1], j
-        )
-        segments = query_segments_ref[0], key_segments_ref[0]
-        masks, parts = [], []
-        for tile in range(blocks.block // TILE):
-            scores, rows = scoring.scores(shape, sources, position, near, tile)
-            seen = scoring.visible(blocks, *segments, position, tile)
-            parts.append([jnp.where(seen, score, tiles.UNSEEN) for score in scores])
-            masks.append(scoring.kept(blocks, seeds_ref, item, head, position, tile))
-        for e in range(blocks.heads):
-            score = jnp.concatenate([of_heads[e] for of_heads in parts], axis=0)
-            kept = None
-            if blocks.rate:
-                kept = jnp.concatenate([of_heads[e] for of_heads in masks], axis=0)
-            sums.add(e, score, rows[e], kept, value_ref[0, e])
+    attend = functools.partial(_attend, shape, cell)
+    scoring.when_visited(blocks, visits, ranges, (cell.item, cell.i, cell.j), attend)
 
-    scoring.when_visited(blocks, visits_ref, ranges_ref, item, i, j, attend)
-
-    @pl.when(j == blocks.count - 1)
+    @pl.when(cell.j == blocks.count - 1)
     def _finish():
-        sums.finish(blocks, output_ref, lse_ref)
+        cell.sums.finish(blocks, cell.output, cell.lse)
+
+
+def _cell(blocks: Blocks, seeds_ref: Ref, ranges: InOrder, refs: tuple[Ref, ...]) -> _Cell:
+    query, key, *inputs = refs[:6]
+    tables, rest = scoring.split_tables(blocks, refs[6:])
+    output, lse, *scratch = rest
+    c2p = scratch.pop() if blocks.c2p else None
+    sources = scoring.Refs._make([query, key, *tables, c2p])
+    coordinates = [pl.program_id(axis) for axis in range(4)]
+    sums = softmax.Sums._make(scratch)
+    return _Cell._make([sources, *inputs, output, lse, sums, seeds_ref, ranges, *coordinates])
+
+
+def _attend(shape: scoring.PositionedShape, cell: _Cell, near: bool) -> None:
+    """Adds a block of keys."""
+    blocks, (item, i) = shape.blocks, (cell.item, cell.i)
+    position = scoring.TilePositions(
+        cell.positions[0], cell.ranges[item, i, 0], cell.ranges[item, i, 1], cell.j
+    )
+    segments = cell.query_segments[0], cell.key_segments[0]
+    masks, parts = [], []
+    for tile in range(blocks.block // TILE):
+        scores, rows = scoring.scores(shape, cell.sources, position, near, tile)
+        seen = scoring.visible(blocks, *segments, position, tile)
+        parts.append([jnp.where(seen, score, tiles.UNSEEN) for score in scores])
+        mask = scoring.kept(blocks, cell.seeds, item, cell.head, position, tile)
+        if mask is not None:
+            masks.append(mask)
+    for e in range(blocks.heads):
+        score = jnp.concatenate([of_heads[e] for of_heads in parts], axis=0)
+        kept = None
+        if masks:
+            kept = jnp.concatenate([of_heads[e] for of_heads in masks], axis=0)
+        cell.sums.add(e, score, rows[e], kept, cell.value[0, e])

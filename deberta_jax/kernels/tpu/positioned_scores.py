@@ -6,16 +6,19 @@ a query moved to the last spot reads what it should.
 """
 
 import itertools
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
+from jaxtyping import Array, Bool, Int
 
 from deberta_jax.kernels.tpu import scores as square
 from deberta_jax.kernels.tpu import tiles
 from deberta_jax.kernels.tpu.blocks import TILE, Blocks
+from deberta_jax.kernels.tpu.tiles import InOrder, Ref, Window
 
 _SUBLANES = 8
 _LOW = 0xFFFF
@@ -31,7 +34,7 @@ class PositionedShape(NamedTuple):
     """
 
     blocks: Blocks
-    row_tiles: tuple
+    row_tiles: tuple[tuple[int, int], ...]
 
 
 class Refs(NamedTuple):
@@ -45,30 +48,33 @@ class Refs(NamedTuple):
         c2p: [W, queries], filled by `fill_c2p`.
     """
 
-    query: Any
-    key: Any
-    key_table: Any
-    query_table: Any
-    query_rows: Any
-    row_of_column: Any
-    c2p: Any
+    query: Ref
+    key: Ref
+    key_table: Ref
+    query_table: Ref
+    query_rows: Ref
+    row_of_column: Ref
+    c2p: Ref
 
 
 class TilePositions(NamedTuple):
     """Where a tile of queries stands: int32 [1, Q] each, first and last, and the key block met."""
 
-    of_query: jax.Array
-    first: jax.Array
-    last: jax.Array
-    j: jax.Array
+    of_query: Int[Array, "1 Q"]
+    first: Array
+    last: Array
+    j: Array
 
 
-def present(tables):
+_T = TypeVar("_T")
+
+
+def present(tables: Iterable[_T | None]) -> list[_T]:
     """Those of the terms that are on."""
     return [table for table in tables if table is not None]
 
 
-def table_specs(shape, tables):
+def table_specs(shape: PositionedShape, tables: Sequence[Array | None]) -> list[pl.BlockSpec]:
     """Block specifications of `present(tables)` for grids whose first axis is the head."""
     together = shape.blocks.heads
     specs = [
@@ -80,55 +86,67 @@ def table_specs(shape, tables):
     return present(specs)
 
 
-def split_tables(blocks, refs):
+def split_tables(blocks: Blocks, refs: Sequence[Ref]) -> tuple[list[Ref], list[Ref]]:
     """(the tables' references, None where a term is off; the references behind them)."""
-    refs = list(refs)
+    rest = list(refs)
     on = blocks.c2p, blocks.p2c, blocks.p2c, blocks.p2c
-    return [refs.pop(0) if term else None for term in on], refs
+    return [rest.pop(0) if term else None for term in on], rest
 
 
-def spots(blocks):
+def spots(blocks: Blocks) -> int:
     """How many there are."""
     return blocks.block * (1 + 2 * blocks.near)
 
 
-def spot(blocks, position, j):
+def spot(blocks: Blocks, position: Array, j: Array) -> Array:
     """Spot of the positions (any shape) as key block `j` sees them."""
     return jnp.clip(position - _start(blocks, j), 0, spots(blocks) - 1)
 
 
-def _start(blocks, j):
+def _start(blocks: Blocks, j: Array) -> Array:
     return (j - blocks.near) * blocks.block
 
 
-def clips(blocks, position):
+def clips(blocks: Blocks, position: TilePositions) -> Array:
     """Whether a query of the tile stands beyond the spots."""
     start = _start(blocks, position.j)
     return (position.first < start) | (position.last >= start + spots(blocks))
 
 
-def in_order(blocks, visits_ref, ranges_ref, count):
+def in_order(
+    blocks: Blocks, visits_ref: Ref, ranges_ref: Ref, count: Array | int
+) -> tuple[InOrder, InOrder]:
     """Both as [B, I, J] and [B, I, 3], of `count` tiles of queries."""
     visits = tiles.InOrder(visits_ref, count, blocks.count)
     return visits, tiles.InOrder(ranges_ref, count, 3)
 
 
-def when_visited(blocks, visits_ref, ranges_ref, item, i, j, attend):
-    """Runs `attend(near)` unless no query of the tile sees a key of the block."""
+def when_visited(
+    blocks: Blocks,
+    visits: InOrder,
+    ranges: InOrder,
+    cell: tuple[Array, Array, Array],
+    attend: Callable[[bool], None],
+) -> None:
+    """Runs `attend(near)` unless no query of the tile sees a key of the block.
+
+    `cell` is (item, query tile i, key block j).
+    """
     tables = blocks.c2p or blocks.p2c
     if blocks.single:
         attend(tables)
         return
-    visited, start = visits_ref[item, i, j] > 0, _start(blocks, j)
+    item, i, j = cell
+    visited, start = visits[item, i, j] > 0, _start(blocks, j)
     if not tables or blocks.near == blocks.count - 1:
         pl.when(visited)(lambda: attend(tables))
         return
-    near = (ranges_ref[item, i, 1] >= start) & (ranges_ref[item, i, 0] < start + spots(blocks))
+    near = (ranges[item, i, 1] >= start) & (ranges[item, i, 0] < start + spots(blocks))
     pl.when(visited & near)(lambda: attend(True))
     pl.when(visited & jnp.logical_not(near))(lambda: attend(False))
 
 
-def each_span(blocks, position, step):
+def each_span(blocks: Blocks, position: TilePositions, step: Callable[[Array | int], None]) -> None:
     """`step(span)` for each span of spots, as many as a block has keys, with queries in it.
 
     A tile of keys sees a span through a window of one tile more: the last key of the tile from
@@ -144,26 +162,35 @@ def each_span(blocks, position, step):
     jax.lax.fori_loop(begin, end + 1, lambda span, _: step(span), None)
 
 
-def visible(blocks, query_segments_1Q, key_segments_1K, position, tile):
-    """bool [T, Q]: see `tiles.visible`."""
+def visible(
+    blocks: Blocks,
+    query_segments_1Q: Int[Array, "1 Q"],
+    key_segments_1K: Int[Array, "1 K"],
+    position: TilePositions,
+    tile: int,
+) -> Bool[Array, "T Q"]:
+    """See `tiles.visible`."""
     key_start = position.j * blocks.block + tile * TILE
     segments = query_segments_1Q, key_segments_1K[:, tile * TILE : (tile + 1) * TILE]
     return tiles.visible(blocks, *segments, _less_lane(position.of_query), key_start)
 
 
-def kept(blocks, seeds_ref, item, head, position, tile):
+def kept(
+    blocks: Blocks, seeds_ref: Ref, item: Array, head: Array, position: TilePositions, tile: int
+) -> list[Bool[Array, "T Q"]] | None:
     """See `tiles.kept`: queries at one position drop the same, here and in any other pass."""
     if not blocks.rate:
         return None
     starts = _less_lane(position.of_query), position.j * blocks.block + tile * TILE
-    return tiles.kept(blocks, seeds_ref, item, head * blocks.heads, *starts, TILE, TILE)
+    draw = tiles.Draw(seeds_ref, item, head * blocks.heads)
+    return tiles.kept(blocks, draw, *starts, (TILE, TILE))
 
 
-def _less_lane(position_1Q):
+def _less_lane(position_1Q: Int[Array, "1 Q"]) -> Int[Array, "1 Q"]:
     return position_1Q - jax.lax.broadcasted_iota(jnp.int32, position_1Q.shape, 1)
 
 
-def fill_c2p(blocks, refs):
+def fill_c2p(blocks: Blocks, refs: Refs) -> None:
     """Fills `refs.c2p` with Qc_i . Kr for every column of the table, folded."""
     for start in range(0, blocks.table_width, TILE):
         columns = slice(start, start + TILE)
@@ -174,13 +201,13 @@ def fill_c2p(blocks, refs):
         refs.c2p[columns] = tiles.fold(products, blocks)
 
 
-def scores(shape, refs, position, near, tile):
-    """([keys, queries], [1, queries]) of each head for a tile of keys; their sum is the scores."""
+def scores(
+    shape: PositionedShape, refs: Refs, position: TilePositions, near: bool, tile: int
+) -> square.Scores:
+    """Of a tile of queries and a tile of keys."""
     blocks, keys = shape.blocks, slice(tile * TILE, (tile + 1) * TILE)
     if not near:
-        of_content = refs.query, refs.key, refs.key_table, refs.query_table
-        offset = position.first - position.j * blocks.block
-        return square.far_scores(blocks, *of_content, offset, keys)
+        return square.far_scores(blocks, refs, position.first - position.j * blocks.block, keys)
     key_TD = [refs.key[0, e, :, keys].T for e in range(blocks.heads)]
     bias = []
     if blocks.c2p:
@@ -196,7 +223,13 @@ def scores(shape, refs, position, near, tile):
     return result, [0.0] * blocks.heads
 
 
-def _p2c(shape, key_TD, refs, position, tile):
+def _p2c(
+    shape: PositionedShape,
+    key_TD: Sequence[Array],
+    refs: Refs,
+    position: TilePositions,
+    tile: int,
+) -> Array:
     """Qr_delta(i, j) . Kc_j of a tile of keys, folded [keys, queries].
 
     Each key's product with every row of the table that its tile can reach, and of those, by the
@@ -217,15 +250,17 @@ def _p2c(shape, key_TD, refs, position, tile):
     return result
 
 
-def _row(blocks, row_of_column_ref, position, tile):
-    """int32 [keys, queries]: delta(i, j). See `rows_of_columns`."""
+def _row(
+    blocks: Blocks, row_of_column_ref: Ref, position: TilePositions, tile: int
+) -> Int[Array, "T Q"]:
+    """delta(i, j) of each key and query. See `rows_of_columns`."""
     half = _half(blocks)
     words = slide(_reach(blocks, row_of_column_ref, tile % half), _shift(blocks, position))
     return words >> 16 if tile >= half else words & _LOW
 
 
-def rows_of_columns(blocks, rows_W):
-    """int32 [W, TILE], along all lanes: the row of each column, in the order of c2p's table.
+def rows_of_columns(blocks: Blocks, rows_W: np.ndarray) -> Int[Array, "W 128"]:
+    """Along all lanes: the row of each column, in the order of c2p's table.
 
     A word's high half holds the row that the same query sees half a block later, so that sliding a
     column down to its query serves two tiles of keys.
@@ -235,29 +270,30 @@ def rows_of_columns(blocks, rows_W):
     return jnp.broadcast_to(jnp.asarray(words)[:, None], (len(words), TILE))
 
 
-def _half(blocks):
+def _half(blocks: Blocks) -> int:
     """Tiles of keys in the first half of a block."""
     return -(-blocks.block // TILE // 2)
 
 
-def _reach(blocks, columns_ref, tile):
+def _reach(blocks: Blocks, columns_ref: Ref, tile: int) -> Array:
     """The columns of a table that a tile of keys can reach, down the rows."""
     return columns_ref[tile * TILE : (tile + 1) * TILE + spots(blocks)]
 
 
-def _shift(blocks, position):
-    """How far down its columns each query finds its first key's."""
+def _shift(blocks: Blocks, position: TilePositions) -> Int[Array, "1 Q"]:
+    """How far down its columns each query has its first key's."""
     return spots(blocks) - 1 - spot(blocks, position.of_query, position.j)
 
 
-def table_window(blocks, tile, span):
+def table_window(blocks: Blocks, tile: int, span: Array | int) -> Window:
     """The columns of p2c's table through which a tile of keys sees a span of spots."""
     start = blocks.block - (tile + 1) * TILE + span * blocks.block
-    start = start if blocks.single else pl.multiple_of(start, TILE)
+    if not isinstance(start, int):
+        start = pl.multiple_of(start, TILE)
     return pl.ds(start, blocks.block + TILE)
 
 
-def query_of(blocks, spot_1Q, span):
+def query_of(blocks: Blocks, spot_1Q: Int[Array, "1 Q"], span: Array | int) -> Int[Array, "T W"]:
     """int32 [TILE, block + TILE]: the query that a tile of keys sees at each column of its window.
 
     Row t holds at column c the last query at spot c + t - TILE + 1 of the span, or -1.
@@ -275,7 +311,7 @@ def query_of(blocks, spot_1Q, span):
     return jnp.concatenate(parts, axis=1)
 
 
-def pick(words, index):
+def pick(words: Array, index: Int[Array, "T C"]) -> Array:
     """out[t, c] = words[t, index[t, c]], zero where the index is -1."""
     parts = []
     for start in range(0, index.shape[1], TILE):
@@ -285,12 +321,12 @@ def pick(words, index):
     return jnp.concatenate(parts, axis=1)
 
 
-def slide(words, shift_1Q):
+def slide(words: Array, shift_1Q: Int[Array, "1 Q"]) -> Array:
     """out[t, q] = words[t + shift[q], q], TILE rows: a selection for each bit of the shift."""
     bit = _highest_bit(words.shape[0] - TILE)
     while bit >= _SUBLANES:
-        rows = TILE + bit
-        words = jnp.where((shift_1Q & bit) > 0, _rows(words, bit, rows), words[:rows])
+        height = TILE + bit
+        words = jnp.where((shift_1Q & bit) > 0, _rows(words, bit, height), words[:height])
         bit //= 2
     sublane = _sublanes() + (shift_1Q & (_SUBLANES - 1))
     turned = _turned(words, sublane & (_SUBLANES - 1))
@@ -298,7 +334,7 @@ def slide(words, shift_1Q):
     return jnp.concatenate(rows[: TILE // _SUBLANES], axis=0)
 
 
-def spread(words, shift_1Q, height):
+def spread(words: Array, shift_1Q: Int[Array, "1 Q"], height: int) -> Array:
     """The transpose of `slide`: out[t + shift[q], q] = words[t, q], zero elsewhere, [height, Q]."""
     sublane = _sublanes() - (shift_1Q & (_SUBLANES - 1))
     none = jnp.zeros((_SUBLANES, TILE), words.dtype)
@@ -314,11 +350,11 @@ def spread(words, shift_1Q, height):
     return words[:height]
 
 
-def _highest_bit(number):
+def _highest_bit(number: int) -> int:
     return 1 << ((number - 1).bit_length() - 1)
 
 
-def _rows(words, start, count):
+def _rows(words: Array, start: int, count: int) -> Array:
     part = words[start : start + count]
     missing = count - part.shape[0]
     if not missing:
@@ -326,11 +362,11 @@ def _rows(words, start, count):
     return jnp.concatenate([part, jnp.zeros((missing, words.shape[1]), words.dtype)], axis=0)
 
 
-def _sublanes():
+def _sublanes() -> Array:
     return jax.lax.broadcasted_iota(jnp.int32, (_SUBLANES, TILE), 0)
 
 
-def _turned(words, index):
+def _turned(words: Array, index: Array) -> list[Array]:
     """The register of each _SUBLANES rows, its rows picked by `index`."""
     return [
         jnp.take_along_axis(words[start : start + _SUBLANES], index, axis=0)

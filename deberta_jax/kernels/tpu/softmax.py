@@ -1,11 +1,14 @@
 """The online softmax of both forward kernels, in base 2: block of keys by block of keys."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Bool, Float
 
 from deberta_jax.kernels.tpu import tiles
+from deberta_jax.kernels.tpu.blocks import Blocks
+from deberta_jax.kernels.tpu.tiles import Ref
 
 
 class Sums(NamedTuple):
@@ -17,24 +20,31 @@ class Sums(NamedTuple):
         weighted: [heads, D, Q], the weighted sum of values.
     """
 
-    top: Any
-    total: Any
-    weighted: Any
+    top: Ref
+    total: Ref
+    weighted: Ref
 
     def start(self) -> None:
         self.top[...] = jnp.full_like(self.top, tiles.FLOOR)
         self.total[...] = jnp.zeros_like(self.total)
         self.weighted[...] = jnp.zeros_like(self.weighted)
 
-    def add(self, e: int, score, row, kept, value) -> None:
+    def add(
+        self,
+        e: int,
+        score: Float[Array, "K Q"],
+        row: Float[Array, "1 Q"] | float,
+        kept: Bool[Array, "K Q"] | None,
+        value: Float[Array, "D K"],
+    ) -> None:
         """Adds keys to head `e`.
 
         Args:
             e: head of the cell.
-            score: [K, Q], UNSEEN where a query does not see a key.
-            row: added to all scores of a query, [1, Q] or 0.
-            kept: bool [K, Q], what dropout leaves; None for all.
-            value: [D, K].
+            score: UNSEEN where a query does not see a key.
+            row: added to all scores of a query.
+            kept: what dropout leaves; None for all.
+            value: of the keys.
         """
         top = jnp.maximum(self.top[e], jnp.max(score, axis=0, keepdims=True) + row)
         decay = jnp.exp2(self.top[e] - top)
@@ -46,7 +56,8 @@ class Sums(NamedTuple):
         product = tiles.product(value, weight.astype(value.dtype), (1, 0))
         self.weighted[e] = self.weighted[e] * decay + product
 
-    def finish(self, blocks, output_ref, lse_ref) -> None:
+    def finish(self, blocks: Blocks, output_ref: Ref, lse_ref: Ref) -> None:
+        """Writes the output and the log2 of the sum of exponentials."""
         for e in range(blocks.heads):
             total = self.total[e]
             some = total > 0

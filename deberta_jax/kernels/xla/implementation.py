@@ -47,12 +47,12 @@ def attention(call: AttentionCall) -> Float[Array, "B Q H D"]:
         causal=call.causal,
     )
     rows = {}
-    for term, table_RHD in tables.items():
-        near = min(keys, _ceil(span + 2 * reach(call.relative.distance_rows), tile))
-        anywhere = term == "c2p" and positions_BQ is not None
-        rows[term] = _by_distance(
-            table_RHD, call.relative.distance_rows, keys if anywhere else near
-        )
+    if call.relative is not None:
+        distance_rows = call.relative.distance_rows
+        near = min(keys, _ceil(span + 2 * reach(distance_rows), tile))
+        for term, table_RHD in tables.items():
+            anywhere = term == "c2p" and positions_BQ is not None
+            rows[term] = _by_distance(table_RHD, distance_rows, keys if anywhere else near)
     operands = {
         "query": _heads_first(call.query_BQHD, padded_queries),
         "key": _heads_first(call.key_BKHD, keys),

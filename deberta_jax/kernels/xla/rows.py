@@ -9,12 +9,13 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 # Distances of a small one-hot matmul, at most; runs of as many are copied or broadcast instead.
 STRETCH = 64
 
 
-def expand(table_RHD, distance_rows: np.ndarray):
+def expand(table_RHD: Float[Array, "R H D"], distance_rows: np.ndarray) -> Float[Array, "H W D"]:
     """The row of each distance, heads first: [H, W, D] for W `distance_rows`, without a gather.
 
     Args:
@@ -30,11 +31,12 @@ def expand(table_RHD, distance_rows: np.ndarray):
     )
 
 
-def _runs(counts):
+def _runs(counts: np.ndarray) -> list[list[int]]:
     """`counts` cut into runs: of equal counts where that is cheap to repeat, else of short sums."""
-    runs, stretch = [], []
-    for count, alike in itertools.groupby(counts):
-        alike = list(alike)
+    runs: list[list[int]] = []
+    stretch: list[int] = []
+    for count, group in itertools.groupby(counts):
+        alike = list(group)
         if count == 0 or (count * len(alike) >= STRETCH and (count == 1 or len(alike) == 1)):
             runs, stretch = [*runs, stretch, alike], []
             continue
@@ -45,7 +47,7 @@ def _runs(counts):
     return [run for run in [*runs, stretch] if run]
 
 
-def _repeated(part_HRD, counts):
+def _repeated(part_HRD: Float[Array, "H R D"], counts: list[int]) -> Float[Array, "H W D"]:
     """Each row of a part `counts` times."""
     heads, rows, size = part_HRD.shape
     if len(set(counts)) == 1:

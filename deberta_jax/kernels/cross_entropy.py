@@ -12,7 +12,7 @@ row of the batch, the position and the token alone, so that every mesh draws the
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ def _forward(static, hidden_BPE, embedding_VE, bias_V, labels_BP, key):
         block = _Block(hidden_NE, embedding_VE, bias_V, labels_N, block_elements)
         sampler = None
         if sampling is not None:
-            sampler = _Sampler(sampling, *key, labels_BP.shape, bias_V.shape[0], axes)
+            sampler = _Sampler(sampling, key[0], labels_BP.shape, bias_V.shape[0], axes)
         (top_N, total_N, target_N), best = block.statistics(sampler)
         if vocab_axis is not None:
             own_top_N, top_N = top_N, jax.lax.pmax(top_N, vocab_axis)
@@ -104,10 +104,11 @@ def _forward(static, hidden_BPE, embedding_VE, bias_V, labels_BP, key):
         return tuple(x.reshape(labels_BP.shape) for x in results)
 
     arguments = hidden_BPE, embedding_VE, bias_V, labels_BP
-    given, specs, outputs = arguments, (rows, table, table, rows), (rows, rows, rows)
+    in_specs, out_specs, keys = [rows, table, table, rows], [rows, rows, rows], []
     if sampling is not None:
-        given, specs, outputs = (*given, key), (*specs, PartitionSpec()), (*outputs, rows)
-    logsumexp_BP, *results = _on_mesh(local, axes, specs, outputs)(*given)
+        in_specs, out_specs, keys = [*in_specs, PartitionSpec()], [*out_specs, rows], [key]
+    split = _on_mesh(local, axes, tuple(in_specs), tuple(out_specs))
+    logsumexp_BP, *results = split(*arguments, *keys)
     return tuple(results), (*arguments, logsumexp_BP)
 
 
@@ -222,7 +223,7 @@ class _Sampler:
         self.pairs = -(-self.positions // 2)
         first_row = jax.lax.axis_index(batch_axes) * batch if batch_axes else 0
         self.counts_M = first_row * self.pairs + jnp.arange(batch * self.pairs)
-        self.first_id = 0
+        self.first_id: Any = 0
         if self.vocab_axis is not None:
             self.first_id = jax.lax.axis_index(self.vocab_axis) * vocabulary
 

@@ -136,7 +136,7 @@ class Embedding(nn.Module):
     def __call__(self, ids):
         vectors = self._rows(self.embedding, ids)
         if self.has_variable("delta", "embedding"):
-            delta = self.get_variable("delta", "embedding").astype(self.compute.dtype)
+            delta: Any = self.get_variable("delta", "embedding").astype(self.compute.dtype)
             vectors += self._rows(delta, ids)
         return vectors
 

@@ -20,7 +20,9 @@ def token_losses(
             embedding [V, E], bias [V]; laid out as the rules say where there is a mesh.
         labels_BP: int32 tokens.
     """
-    loss_BP, right_BP = cross_entropy(*projection, labels_BP, *_layout(projection, labels_BP))
+    hidden_BPE, embedding_VE, bias_V = projection
+    axes = _axes(labels_BP, embedding_VE)
+    loss_BP, right_BP = cross_entropy(hidden_BPE, embedding_VE, bias_V, labels_BP, *axes)
     return loss_BP, right_BP
 
 
@@ -35,20 +37,19 @@ def token_losses_and_samples(
         sampling: the temperature, and the ids that may be drawn.
         key: a key of `jax.random`; the same key draws the same tokens on every mesh.
     """
-    layout = _layout(projection, labels_BP)
-    data = jax.random.key_data(key)
+    hidden_BPE, embedding_VE, bias_V = projection
+    axes, data = _axes(labels_BP, embedding_VE), jax.random.key_data(key)
     loss_BP, right_BP, sampled_BP = cross_entropy(
-        *projection, labels_BP, *layout, sampling=sampling, key=data
+        hidden_BPE, embedding_VE, bias_V, labels_BP, *axes, sampling=sampling, key=data
     )
     return loss_BP, right_BP, sampled_BP
 
 
-def _layout(projection, labels_BP):
+def _axes(labels_BP, embedding_VE) -> tuple[tuple[str, ...], str | None, str | None]:
     """The mesh axes that split the batch, the vocabulary and the embedding's width."""
-    _, embedding_VE, _ = projection
     (batch,) = splitting_axes(("batch",), labels_BP.shape[:1])
     rows, width = splitting_axes(VOCABULARY_TABLE, embedding_VE.shape)
-    return batch, *(axes[0] if axes else None for axes in (rows, width))
+    return batch, rows[0] if rows else None, width[0] if width else None
 
 
 def unigram_cross_entropy(counts: np.ndarray) -> np.ndarray:

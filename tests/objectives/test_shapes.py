@@ -39,7 +39,7 @@ def trace(name, batch=lambda batch: batch):
     train_step = step.make_train_step(objective, optimizers, 2, [norms.norms_hook(2)])
     _, metrics = jax.eval_shape(train_step, state, shapes, jnp.uint32(0))
     weights = jax.eval_shape(objective.weights, shapes)
-    jax.eval_shape(lambda *x: objective.loss(*x, None, False), params, shapes, weights)
+    jax.eval_shape(lambda *x: objective.loss(*x, jax.random.key(0), False), params, shapes, weights)
     print(name, metrics["train/loss"].dtype)
 
 WRONG

@@ -2,7 +2,8 @@
 
 DIR is a run, an export or a released checkpoint. The input is text (a sentence a line), JSONL, or
 minimal pairs in BLiMP's format, whose accuracy is printed; "tfds:blimp" is BLiMP itself. A masked
-model gives pseudo-log-likelihoods, a causal one log-likelihoods: docs/language_modelling.md.
+model gives pseudo-log-likelihoods, a causal one log-likelihoods, a v3 discriminator how likely each
+token was replaced: docs/language_modelling.md.
 """
 
 from pathlib import Path
@@ -11,9 +12,8 @@ from absl import flags
 
 from deberta_jax import command
 from deberta_jax.errors import UserError
-from deberta_jax.evaluation.likelihood import METHODS
 from deberta_jax.evaluation.sentence_files import read_items
-from deberta_jax.runs.scoring import AUTO, score, summary, write_scores
+from deberta_jax.runs.scoring import AUTO, METHODS, score, summary, write_scores
 
 
 def main(parsed) -> None:
@@ -35,7 +35,12 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "A run's workdir, an export, a released checkpoint.")
     flags.DEFINE_string("input", None, "Files or globs, or tfds:NAME; separated by commas.")
     flags.DEFINE_string("out", None, "JSONL file to write, a line for each sentence or pair.")
-    flags.DEFINE_enum("method", AUTO, [AUTO, *METHODS], "How; auto: ll if causal, else pll.")
+    flags.DEFINE_enum(
+        "method",
+        AUTO,
+        [AUTO, *METHODS],
+        "How; auto: rtd, ll or pll, as it suits the model.",
+    )
     flags.DEFINE_string("text_field", "text", "Field of the sentence in JSONL.")
     flags.DEFINE_string("tfds_dir", "", "Where TFDS keeps its data. Empty: its default.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What the model computes in.")

@@ -72,8 +72,8 @@ def log_likelihoods(
     scores, done, computing = np.zeros(len(sentences)), 0, None
     start = last = time.monotonic()
     with sharding.on(mesh):
-        for chosen, width, rows in _batches(lengths[owner], batch_tokens, mesh.size):
-            batch = _padded([sentences[index] for index in owner[chosen]], width, rows)
+        for chosen, width, rows in batches(lengths[owner], batch_tokens, mesh.size):
+            batch = padded([sentences[index] for index in owner[chosen]], width, rows)
             if method != "ll":
                 _mask(batch, position[chosen], method, marks)
             loss_B = losses(params, sharding.to_devices(batch, mesh))
@@ -113,7 +113,7 @@ def _compiled(model, mesh):
     return jax.jit(losses, in_shardings=(whole, rows), out_shardings=whole)
 
 
-def _batches(
+def batches(
     lengths: np.ndarray, batch_tokens: int, devices: int
 ) -> Iterator[tuple[np.ndarray, int, int]]:
     """(copies, tokens that each is padded to, rows), the shortest copies first.
@@ -130,7 +130,7 @@ def _batches(
             yield of_width[first : first + size], int(width), size
 
 
-def _padded(sentences: Sequence[np.ndarray], width: int, rows: int) -> dict[str, np.ndarray]:
+def padded(sentences: Sequence[np.ndarray], width: int, rows: int) -> dict[str, np.ndarray]:
     """The sentences in rows of one width, filled up with rows of padding."""
     ids_BL, segments_BL = np.zeros((rows, width), np.int32), np.zeros((rows, width), np.int32)
     for row, ids in enumerate(sentences):

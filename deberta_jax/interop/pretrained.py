@@ -69,10 +69,23 @@ def save(
 
     `label_names` are a classifier's, in the order of its outputs.
     """
+    tensors = to_state_dict(model, params)
+    write(directory, model, tensors, dtype, max_shard_bytes, label_names)
+
+
+def write(
+    directory: Path,
+    model: Deberta,
+    tensors: Mapping[str, np.ndarray],
+    dtype: str = "float32",
+    max_shard_bytes: int = 5 * 10**9,
+    label_names: Sequence[str] = (),
+) -> None:
+    """As `save`, from tensors with released names; some may be beside the model's own."""
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: x.astype(DTYPES[dtype]) for name, x in to_state_dict(model, params).items()}
+    tensors = {name: x.astype(DTYPES[dtype]) for name, x in tensors.items()}
     write_tensors(tensors, directory, max_shard_bytes)
     labels = getattr(model, "num_labels", 2)
     spelling = {}

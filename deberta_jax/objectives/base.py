@@ -1,8 +1,9 @@
 """The protocol of an objective: the only thing that knows what a batch means."""
 
 import abc
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -11,7 +12,10 @@ from jaxtyping import Array, Float, Key
 from deberta_jax.data.dataset import PreparedData
 from deberta_jax.data.input import MakeBatch
 from deberta_jax.data.tokenizer import Tokenizer
+from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
+from deberta_jax.interop.released import Released
+from deberta_jax.interop.rtd_pair import Pair
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.depth import depths
 from deberta_jax.model.heads import Deberta
@@ -20,6 +24,34 @@ from deberta_jax.training.trainable import Batch, Scalars, Stage
 
 Params = Any
 Shapes = dict[str, jax.ShapeDtypeStruct]
+
+
+class InitialCheckpoint(Protocol):
+    """What `train.init` names, read when asked for."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+
+    def single(self) -> Released:
+        """Its one model, or a run's own."""
+
+    def pair(self) -> Pair:
+        """Its discriminator, and its generator where it has one."""
+
+
+def check_architecture(
+    source: str, stated: ModelConfig, wanted: ModelConfig, but: Sequence[str] = ()
+) -> None:
+    """Raises `UserError` unless both are one architecture, but for some fields."""
+    fields = wanted.architecture()
+    differing = [
+        f"{field}: {value!r} there, {fields[field]!r} here"
+        for field, value in stated.architecture().items()
+        if value != fields[field] and field not in but
+    ]
+    if differing:
+        raise UserError(f"{source} is of another model ({'; '.join(differing)})")
 
 
 class Objective(abc.ABC):
@@ -114,13 +146,23 @@ class Objective(abc.ABC):
         del name
         return params
 
-    def load(self, tensors: Mapping[str, np.ndarray]) -> Params:
-        """Parameters from the tensors of a checkpoint, under released names.
+    def initial_params(self, checkpoint: InitialCheckpoint) -> Params:
+        """Parameters to begin with, from what `train.init` names.
 
         Raises:
-            UserError: tensors are missing, extra or misshapen.
+            UserError: it is of another architecture, listing every field that differs; or tensors
+                are missing, extra or misshapen.
         """
-        return pretrained.from_state_dict(self.models[self.exported[0]], tensors)
+        stated, tensors = checkpoint.single()
+        model = self.models[self.exported[0]]
+        check_architecture(f"train.init={checkpoint.path}", stated, model.config)
+        return pretrained.from_state_dict(model, tensors)
+
+    def released(self, params: Params, name: str) -> Released:
+        """The model called `name` as a checkpoint, its tensors under released names."""
+        model = self.models[name]
+        tensors = pretrained.to_state_dict(model, self.params_of(params, name))
+        return Released(model.config, tensors)
 
     def depths(self, params: Params) -> Any:
         """How deep each parameter lies, a tree like `params`: what `layer_decay` goes by."""

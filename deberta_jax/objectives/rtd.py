@@ -9,12 +9,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deberta_jax.data.masking import Masker, num_predictions
 from deberta_jax.data.tokenizer import FIRST_ORDINARY_ID
+from deberta_jax.errors import UserError
 from deberta_jax.evaluation.fill_mask import fill_mask_examples
 from deberta_jax.evaluation.replaced_tokens import replaced_token_examples
+from deberta_jax.interop.names import POSITION_TABLE
+from deberta_jax.interop.rtd_pair import make_generator, replaced_token_params
 from deberta_jax.kernels.cross_entropy import Sampling
 from deberta_jax.model.depth import depths
 from deberta_jax.model.flops import masked_lm_flops, replaced_token_flops
@@ -22,7 +27,7 @@ from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.model.losses import token_losses_and_samples, unigram_cross_entropy
 from deberta_jax.model.task_heads import DebertaForReplacedToken
 from deberta_jax.objectives import detection
-from deberta_jax.objectives.base import Objective
+from deberta_jax.objectives.base import Objective, check_architecture
 from deberta_jax.objectives.config import RtdConfig
 from deberta_jax.training.trainable import Stage
 
@@ -140,6 +145,48 @@ class ReplacedTokenDetection(Objective):
         if self.rtd.sharing == "gdes":
             table = table + params["delta"]["word_embeddings"]["embedding"]
         return _with_table(params["discriminator"], table)
+
+    def initial_params(self, checkpoint):
+        """Both models, from a pair; the generator made of a discriminator alone.
+
+        E_delta is E_D - E_G where both are there: the discriminator goes on from where it stood.
+        Under "es", which has one table, it is the discriminator's.
+        """
+        pair = checkpoint.pair()
+        source, decoder = f"train.init={checkpoint.path}", ("enhanced_mask_decoder",)
+        check_architecture(source, pair.discriminator.config, self.config, decoder)
+        generator = pair.generator
+        if generator is None:
+            layers = self.generator_config.num_hidden_layers
+            generator = make_generator(pair.discriminator, layers)
+            logging.info("%s has no generator: one is made of its lowest %d layers", source, layers)
+        if (
+            layers := generator.config.num_hidden_layers
+        ) != self.generator_config.num_hidden_layers:
+            raise UserError(
+                f"{source}: its generator has {layers} layers, this run's "
+                f"{self.generator_config.num_hidden_layers}; set rtd.generator_layers={layers}"
+            )
+        check_architecture(f"the generator of {source}", generator.config, self.generator_config)
+        discriminator = replaced_token_params(pair.discriminator)
+        params = {"generator": generator.params, "discriminator": discriminator}
+        own, table = _table(discriminator), _table(generator.params)
+        if self.rtd.sharing != "nes":
+            params["discriminator"] = _without_table(discriminator)
+        if self.rtd.sharing == "gdes":
+            params["delta"] = {"word_embeddings": {"embedding": own - table}}
+        elif self.rtd.sharing == "es":
+            params["generator"] = _with_table(generator.params, own)
+        return params
+
+    def released(self, params, name):
+        """The discriminator carries the generator's position table, as published ones do."""
+        released = super().released(params, name)
+        embeddings = params["generator"]["embeddings"]
+        if name == "discriminator" and "position_embeddings" in embeddings:
+            table = np.asarray(embeddings["position_embeddings"]["embedding"])
+            released.tensors[POSITION_TABLE] = table
+        return released
 
     def observe(self, params):
         """Norm of E_delta relative to that of E_G; nothing where there is no E_delta."""

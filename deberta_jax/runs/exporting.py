@@ -51,10 +51,11 @@ def _export_run(workdir: Path, out: Path, onnx: bool, max_length: int) -> str:
     first = run.objective.exported[0]
     for name in run.objective.exported:
         directory = out if name == first else out / name
-        model, params = run.objective.models[name], run.objective.params_of(run.params, name)
-        pretrained.save(directory, model, params, label_names=run.config.task.labels)
+        model, released = run.objective.models[name], run.released(name)
+        pretrained.write(directory, model, released.tensors, label_names=run.config.task.labels)
         run.write_tokenizer(directory)
         if onnx:
+            params = run.objective.params_of(run.params, name)
             write_graph(model, params, directory / GRAPH, max_length)
     return f"step {run.step}"
 

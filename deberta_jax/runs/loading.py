@@ -1,14 +1,16 @@
 """Checkpoints for other code: what `import deberta_jax` offers."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 from deberta_jax.errors import UserError
-from deberta_jax.interop import pretrained
+from deberta_jax.interop import pretrained, rtd_files, rtd_pair
 from deberta_jax.interop.released import Released, read_released
+from deberta_jax.interop.rtd_pair import Pair
 from deberta_jax.interop.tokenizers import PretrainedTokenizer, load_tokenizer
 from deberta_jax.model.heads import Deberta
-from deberta_jax.runs.opening import is_run, open_run, tokenizer_directory
+from deberta_jax.runs.opening import Run, is_run, open_run, tokenizer_directory
 
 __all__ = ["load_pretrained", "load_tokenizer", "read_checkpoint", "save_pretrained"]
 
@@ -39,6 +41,36 @@ def load_pretrained(path: str | os.PathLike, task: str | None = None, **options)
 def read_checkpoint(path: str | os.PathLike) -> Released:
     """The config and the tensors, under released names, of a checkpoint or of a run."""
     return open_checkpoint(path)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """What `train.init` names (`objectives.base.InitialCheckpoint`): a checkpoint, a pair, a run.
+
+    Attributes:
+        path: where it is.
+    """
+
+    path: Path
+
+    def single(self) -> Released:
+        return read_checkpoint(self.path)
+
+    def pair(self) -> Pair:
+        if not is_run(self.path):
+            return rtd_files.read_pair(self.path)
+        run = open_run(self.path)
+        if set(run.objective.exported) != {"discriminator", "generator"}:
+            return Pair(rtd_pair.discriminator_of(run.released()))
+        return run_pair(run)
+
+
+def run_pair(run: Run) -> Pair:
+    """Both models of a run by replaced-token detection."""
+    discriminator = rtd_pair.discriminator_of(run.released("discriminator"))
+    generator = rtd_pair.generator_of(run.released("generator"))
+    delta = discriminator.word_table_VE - generator.word_table_VE
+    return Pair(discriminator, generator, delta, load_tokenizer(tokenizer_directory(run.workdir)))
 
 
 def open_checkpoint(path: str | os.PathLike) -> tuple[Released, Path]:

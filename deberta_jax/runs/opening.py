@@ -13,7 +13,6 @@ from deberta_jax.data import dataset
 from deberta_jax.data.dataset import PreparedData, data_directory
 from deberta_jax.data.tokenizer import MODEL_FILE, Tokenizer, write_pretrained
 from deberta_jax.errors import UserError
-from deberta_jax.interop.pretrained import to_state_dict
 from deberta_jax.interop.released import Released
 from deberta_jax.interop.tokenizers import load_tokenizer
 from deberta_jax.objectives import Objective
@@ -60,9 +59,7 @@ class Run:
 
     def released(self, name: str | None = None) -> Released:
         """One of the run's models, its own unless named, as a checkpoint with released names."""
-        name = name or self.objective.exported[0]
-        model, params = self.objective.models[name], self.objective.params_of(self.params, name)
-        return Released(model.config, to_state_dict(model, params))
+        return self.objective.released(self.params, name or self.objective.exported[0])
 
     def write_tokenizer(self, directory: Path) -> None:
         """Writes the tokenizer's files as an export carries them."""

@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -18,8 +19,8 @@ from deberta_jax.data.input import (
 from deberta_jax.errors import UserError
 from deberta_jax.objectives import Objective
 from deberta_jax.parallel.sharding import local_rows
-from deberta_jax.runs.loading import read_checkpoint
-from deberta_jax.runs.opening import CONFIG, TOKENIZER
+from deberta_jax.runs.loading import Initial
+from deberta_jax.runs.opening import CONFIG, TOKENIZER, is_run
 from deberta_jax.schema import Config
 from deberta_jax.training import loop
 from deberta_jax.training.program import make_program
@@ -38,6 +39,12 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
     objective = objectives.make(config, prepared.unigram_counts)
     objective.batch_shapes(config.data.sequence_length, config.train.batch_size)
     program = make_program(config, objective, make_step_units(config, prepared))
+    begin: Callable | None = None
+    if config.train.init:
+        begin = functools.partial(initial_params, config, objective)
+        if not is_run(workdir):  # what cannot be begun with is refused before anything is written
+            params = begin()
+            begin = lambda: params  # noqa: E731
     claim_workdir(config, workdir)
     keep_tokenizer(prepared, workdir)
     held_out = held_out_batches(config, objective, prepared, program.mesh)
@@ -55,7 +62,7 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
         seed=config.seed,
         workdir=workdir,
         flops_per_token=objective.flops_per_token(config.data.sequence_length),
-        initial_params=(lambda: initial_params(config, objective)) if config.train.init else None,
+        initial_params=begin,
     )
 
 
@@ -63,19 +70,9 @@ def initial_params(config: Config, objective: Objective):
     """The parameters of `train.init`, for continued pre-training.
 
     Raises:
-        UserError: that checkpoint is of another architecture, listing every field that differs.
+        UserError: that checkpoint is none, or is of another architecture.
     """
-    path = Path(config.train.init).expanduser()
-    stated, tensors = read_checkpoint(path)
-    wanted = config.model.architecture()
-    differing = [
-        f"{field}: {value!r} there, {wanted[field]!r} here"
-        for field, value in stated.architecture().items()
-        if value != wanted[field]
-    ]
-    if differing:
-        raise UserError(f"train.init={path} is of another model ({'; '.join(differing)})")
-    return objective.load(tensors)
+    return objective.initial_params(Initial(Path(config.train.init).expanduser()))
 
 
 def make_step_units(config: Config, prepared: PreparedData) -> StepUnits:

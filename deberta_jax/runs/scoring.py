@@ -12,23 +12,33 @@ import numpy as np
 
 from deberta_jax import storage
 from deberta_jax.errors import UserError
+from deberta_jax.evaluation import token_detection
+from deberta_jax.evaluation.likelihood import METHODS as LIKELIHOODS
 from deberta_jax.evaluation.likelihood import Marks, log_likelihoods
 from deberta_jax.evaluation.sentence_files import PAIR_FIELDS, Item
 from deberta_jax.interop import pretrained
+from deberta_jax.interop.names import task_of_tensors
+from deberta_jax.interop.released import Released
 from deberta_jax.interop.tokenizers import load_tokenizer
 from deberta_jax.model.heads import DebertaForMaskedLM
+from deberta_jax.model.task_heads import DebertaForReplacedToken
 from deberta_jax.parallel.mesh import MeshConfig, make_mesh
 from deberta_jax.runs.loading import open_checkpoint
 
 AUTO = "auto"
+METHODS = (*LIKELIHOODS, token_detection.METHOD)
 
 
 class Scored(NamedTuple):
-    """An item with, for each of its sentences, the number of its tokens and its score in nats."""
+    """An item with, for each of its sentences, the number of its tokens and its score in nats.
+
+    `replaced` holds, for each sentence, its pieces and how likely each was replaced; only by "rtd".
+    """
 
     item: Item
     tokens: list[int]
     scores: list[float]
+    replaced: list[list[tuple[str, float]]] | None = None
 
 
 def score(
@@ -42,13 +52,16 @@ def score(
 ) -> tuple[list[Scored], str]:
     """Log-likelihoods of the items' sentences, and the method that was used.
 
+    By "rtd" a score is ln p(no token was replaced), the sum over the sentence's tokens of the
+    discriminator's ln(1 - p); each token's p is there as well.
+
     Items that are empty, or longer than the model reads, are left out and counted in the log.
 
     Args:
         checkpoint_directory: a run, an export or a released checkpoint.
         items: sentences, or pairs of them.
-        method: one of `evaluation.likelihood.METHODS`; "auto" takes "ll" where the model is causal,
-            else "pll".
+        method: one of `METHODS`; "auto" takes "rtd" where the checkpoint has that head, "ll" where
+            the model is causal, else "pll".
         dtype: type that the model computes in.
         batch_tokens: tokens computed at once.
         log: takes lines of progress.
@@ -58,9 +71,10 @@ def score(
     """
     checkpoint, tokenizer_directory = open_checkpoint(checkpoint_directory)
     tokenizer = load_tokenizer(tokenizer_directory)
-    method = _method(method, checkpoint.config.causal, log)
+    method = _method(method, checkpoint, log)
     config = dataclasses.replace(checkpoint.config, causal=method == "ll")
-    model, params = pretrained.build(config, checkpoint.tensors, "masked_lm", dtype=dtype)
+    head = "replaced_token" if method == token_detection.METHOD else "masked_lm"
+    model, params = pretrained.build(config, checkpoint.tensors, head, dtype=dtype)
     encoded = iter(tokenizer.encode_batch([text for item in items for text in item.sentences]))
     kept: list[tuple[Item, list[np.ndarray]]] = []
     skipped: Counter[str] = Counter()
@@ -75,8 +89,12 @@ def score(
     if not kept:
         raise UserError("nothing is left to score")
     sentences: list[np.ndarray] = [x for _, ids in kept for x in ids]
-    marks, mesh = Marks(tokenizer.mask_id, tokenizer.word_start_V), make_mesh(MeshConfig())
+    mesh = make_mesh(MeshConfig())
+    if isinstance(model, DebertaForReplacedToken):
+        logits = token_detection.replaced_chances(model, params, sentences, mesh, batch_tokens, log)
+        return _detected(kept, logits, tokenizer), method
     assert isinstance(model, DebertaForMaskedLM)
+    marks = Marks(tokenizer.mask_id, tokenizer.word_start_V)
     scores = iter(
         log_likelihoods(model, params, sentences, method, marks, mesh, batch_tokens, log).tolist()
     )
@@ -87,9 +105,34 @@ def score(
     return results, method
 
 
-def _method(asked: str, causal: bool, log) -> str:
+def _detected(kept, logits: Sequence[np.ndarray], tokenizer) -> list[Scored]:
+    """The items with their sentences' logits of "replaced"."""
+    remaining, results = iter(logits), []
+    for item, ids in kept:
+        own = [next(remaining).astype(np.float64) for _ in ids]
+        scores = [float(-np.logaddexp(0, x).sum()) for x in own]
+        chances = [1 / (1 + np.exp(-x)) for x in own]
+        pieces = [[tokenizer.decode([i]) for i in x[1:-1]] for x in ids]
+        replaced = [
+            list(zip(*x, strict=True))
+            for x in zip(pieces, map(np.ndarray.tolist, chances), strict=True)
+        ]
+        results.append(Scored(item, [len(x) for x in own], scores, replaced))
+    return results
+
+
+def _method(asked: str, checkpoint: Released, log) -> str:
+    causal = checkpoint.config.causal
+    detects = task_of_tensors(checkpoint.tensors) == "replaced_token"
     if asked == AUTO:
-        return "ll" if causal else "pll"
+        return token_detection.METHOD if detects else "ll" if causal else "pll"
+    if asked == token_detection.METHOD and not detects:
+        raise UserError("--method=rtd needs a v3 discriminator; this checkpoint has no RTD head")
+    if detects and asked != token_detection.METHOD:
+        raise UserError(
+            f"--method={asked} needs a masked or causal LM; this is a discriminator: use rtd, or "
+            "score its generator"
+        )
     if causal and asked != "ll":
         raise UserError(f"--method={asked} needs a masked model; this one is causal: use ll")
     if asked == "ll" and not causal:
@@ -114,10 +157,11 @@ def write_scores(out: Path, results: Sequence[Scored], method: str) -> None:
 
 
 def _line(result: Scored, method: str) -> dict:
-    item, tokens, scores = result
+    item, tokens, scores, replaced = result
     line = {"source": item.source, "line": item.number, "method": method}
     if len(scores) == 1:
-        return line | {"sentence": item.sentences[0], "score": scores[0], "tokens": tokens[0]}
+        line |= {"sentence": item.sentences[0], "score": scores[0], "tokens": tokens[0]}
+        return line | ({"replaced": replaced[0]} if replaced else {})
     line["group"] = item.group
     for field, text, count, score in zip(PAIR_FIELDS, item.sentences, tokens, scores, strict=True):
         kind = field.removeprefix("sentence_")
@@ -131,8 +175,8 @@ def summary(results: Sequence[Scored]) -> list[str]:
     A pair is right where the good sentence scores higher; equal scores are wrong.
     """
     lines, right = [], defaultdict(list)
-    single = [(tokens[0], scores[0]) for _, tokens, scores in results if len(scores) == 1]
-    for item, _, scores in results:
+    single = [(tokens[0], scores[0]) for _, tokens, scores, _ in results if len(scores) == 1]
+    for item, _, scores, _ in results:
         if len(scores) == 2:
             right[item.group].append(scores[0] > scores[1])
     if single:

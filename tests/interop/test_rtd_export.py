@@ -2,18 +2,26 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 import deberta_jax
+from deberta_jax.data.config import MaskingConfig
 from deberta_jax.errors import UserError
+from deberta_jax.interop import pretrained
 from deberta_jax.interop.files import read_tensors
 from deberta_jax.interop.rtd_export import write_discriminator, write_generator, write_pair
 from deberta_jax.interop.rtd_files import read_pair
+from deberta_jax.interop.rtd_pair import replaced_token_params
+from deberta_jax.model.compute import ComputeConfig
+from deberta_jax.objectives.config import RtdConfig
+from deberta_jax.objectives.rtd import ReplacedTokenDetection
 from tests.interop import released, rtd
 from tests.interop.released import torch, transformers
 from tests.interop.test_rtd_files import assert_same
+from tests.model import small
 
 LAYOUT = pytest.mark.parametrize("layout", ["transformers", "microsoft"])
 
@@ -123,3 +131,30 @@ def test_what_is_no_layout_or_type(pair, tmp_path):
     with pytest.raises(UserError, match="no name for E_Δ"):
         write_discriminator(out, pair.discriminator, delta=pair.delta)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("sharing", ["gdes", "es", "nes"])
+def test_an_exported_run_is_read_as_the_parameters_that_it_had(sharing, seed, tmp_path):
+    objective = ReplacedTokenDetection(
+        small.SMALL,
+        rtd=RtdConfig(sharing=sharing),
+        compute=ComputeConfig(),
+        masking=MaskingConfig(),
+    )
+    shapes = nn.unbox(jax.eval_shape(objective.init, jax.random.key(0)))
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    models = {name: objective.params_of(params, name) for name in objective.exported}
+    for name, directory in (("discriminator", "out"), ("generator", "out/generator")):
+        pretrained.save(tmp_path / directory, objective.models[name], models[name])
+    pair = read_pair(tmp_path / "out")
+    assert pair.discriminator.config == small.SMALL
+    assert pair.generator.config == objective.generator_config
+    read = {
+        "discriminator": replaced_token_params(pair.discriminator),
+        "generator": pair.generator.params,
+    }
+    jax.tree.map(np.testing.assert_array_equal, read, models)
+    want = params["delta"]["word_embeddings"]["embedding"] if sharing == "gdes" else 0
+    if sharing != "nes":
+        np.testing.assert_allclose(pair.delta, want, rtol=0, atol=1e-6)

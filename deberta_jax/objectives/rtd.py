@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, Key
 
+from deberta_jax.data.dataset import PreparedData
+from deberta_jax.data.input import MakeBatch
 from deberta_jax.data.masking import Masker, num_predictions
-from deberta_jax.data.tokenizer import FIRST_ORDINARY_ID
+from deberta_jax.data.tokenizer import FIRST_ORDINARY_ID, Tokenizer
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation.fill_mask import fill_mask_examples
 from deberta_jax.evaluation.replaced_tokens import replaced_token_examples
@@ -91,15 +94,15 @@ class ReplacedTokenDetection(Objective):
             last_id=config.data.vocab_size,
         )
 
-    def batch_shapes(self, sequence_length, batch_size):
+    def batch_shapes(self, sequence_length: int, batch_size: int) -> Shapes:
         return Masker.shapes(self.masking, sequence_length, batch_size)
 
-    def batch_maker(self, tokenizer, seed):
+    def batch_maker(self, tokenizer: Tokenizer, seed: int) -> MakeBatch:
         return Masker(self.masking, tokenizer, seed)
 
     # Parameters
 
-    def init(self, rng):
+    def init(self, rng: Key[Array, ""]) -> Params:
         rngs = jax.random.split(rng)
         tokens_BL, masked_BP = jnp.ones((1, 8), jnp.int32), jnp.ones((1, 2), jnp.int32)
         text = tokens_BL, tokens_BL, tokens_BL
@@ -188,7 +191,7 @@ class ReplacedTokenDetection(Objective):
             released.tensors[POSITION_TABLE] = table
         return released
 
-    def observe(self, params):
+    def observe(self, params: Params) -> Scalars:
         """Norm of E_delta relative to that of E_G; nothing where there is no E_delta."""
         if self.rtd.sharing != "gdes":
             return {}
@@ -200,7 +203,7 @@ class ReplacedTokenDetection(Objective):
 
     # Losses
 
-    def stages(self):
+    def stages(self) -> tuple[Stage, ...]:
         if not self.rtd.decoupled:
             return super().stages()
 
@@ -213,12 +216,21 @@ class ReplacedTokenDetection(Objective):
 
         return Stage(("generator",), generator), Stage(("discriminator",), discriminator)
 
-    def weights(self, batch):
+    def weights(self, batch: Batch) -> Scalars:
         tokens = jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32)
         masked = jnp.sum(batch["masked_weights"])
         return {"masked": jnp.maximum(masked, 1e-6), "tokens": jnp.maximum(tokens, 1e-6)}
 
-    def loss(self, params, batch, weights, rng, train):
+    def loss(
+        self,
+        params: Params,
+        batch: Batch,
+        weights: Scalars,
+        rng: Key[Array, ""] | None,
+        train: bool,
+    ) -> tuple[Float[Array, ""], Scalars]:
+        if rng is None:
+            raise ValueError("the generator draws tokens: it needs a key")
         if not train:  # evaluation has one key: another text draws other tokens
             rng = jax.random.fold_in(rng, jnp.sum(batch["input_ids"]).astype(jnp.uint32))
         rngs = jax.random.split(rng)
@@ -226,7 +238,9 @@ class ReplacedTokenDetection(Objective):
         rtd, more = self._discriminator(params, batch | replaced, weights, rngs[1], train)
         return mlm + self.rtd.discriminator_weight * rtd, sums | more
 
-    def _generator(self, params, batch, weights, rng, train):
+    def _generator(
+        self, params: Params, batch: Batch, weights: Scalars, rng: Key[Array, ""], train: bool
+    ) -> tuple[Float[Array, ""], tuple[Scalars, Batch]]:
         """(loss, (sums, the text that it fills in, and which tokens it replaced))."""
         dropout, draw = jax.random.split(rng)
         projection = self._apply(
@@ -251,7 +265,9 @@ class ReplacedTokenDetection(Objective):
         replaced = detection.filled_in(batch, sampled_BP)
         return sums["mlm_loss"] / weights["masked"], (sums, replaced)
 
-    def _discriminator(self, params, batch, weights, rng, train):
+    def _discriminator(
+        self, params: Params, batch: Batch, weights: Scalars, rng: Key[Array, ""], train: bool
+    ) -> tuple[Float[Array, ""], Scalars]:
         """(loss, sums) on the text that the generator filled in."""
         segments_BL = batch["segment_ids"]
         logits_BL = self._apply(
@@ -279,7 +295,7 @@ class ReplacedTokenDetection(Objective):
         rngs = None if dropout is None else {"dropout": dropout}
         return model.apply(variables, *inputs, rngs=rngs, method=method)
 
-    def summarize(self, sums, weights):
+    def summarize(self, sums: Scalars, weights: Scalars) -> Scalars:
         masked, tokens = weights["masked"], weights["tokens"]
         mlm, rtd = sums["mlm_loss"] / masked, sums["rtd_loss"] / tokens
         metrics = {
@@ -292,14 +308,14 @@ class ReplacedTokenDetection(Objective):
             metrics["unigram_loss"] = sums["unigram"] / masked
         return metrics | detection.metrics(sums, tokens)
 
-    def flops_per_token(self, sequence_length):
+    def flops_per_token(self, sequence_length: int) -> float:
         predictions = num_predictions(self.masking, sequence_length)
         generator = masked_lm_flops(self.generator_config, sequence_length, predictions)
         return (generator + replaced_token_flops(self.config, sequence_length)) / sequence_length
 
     # What a person reads
 
-    def examples(self, params, data, seed, count):
+    def examples(self, params: Params, data: PreparedData, seed: int, count: int) -> list[str]:
         def logits(params, batch):
             inputs = (*_text(batch), batch["masked_positions"])
             return self._apply("generator", {"params": params["generator"]}, inputs, None)

@@ -30,7 +30,7 @@ class Chip:
         link_bandwidth: bytes a second of one ICI link, one way.
         wraps: a torus axis of a multiple of this length is a ring; others are lines.
         dcn_bandwidth: bytes a second to other slices.
-        compiler_options: what the compiler is told of a topology for it to have the devices that a
+        compiler_options: options of a topology with which the compiler sees the devices that a
             run has. (Of v4 it would otherwise take each core of a chip for a device.)
     """
 

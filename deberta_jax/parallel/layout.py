@@ -1,12 +1,22 @@
 """From logical axes to the axes of a mesh, for arrays whose sizes are known."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 import flax.linen as nn
 import jax
+from jax.sharding import AbstractMesh, Mesh
+
+# Mesh axes that may split a logical axis.
+MeshAxes = str | tuple[str, ...] | None
 
 
-def splitting_axes(logical, shape, rules=None, mesh=None) -> tuple[tuple[str, ...], ...]:
+def splitting_axes(
+    logical: Sequence[str | None],
+    shape: Sequence[int],
+    rules: Iterable[tuple[str, MeshAxes]] | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
+) -> tuple[tuple[str, ...], ...]:
     """For each dimension of an array, the mesh axes that split it; () where none does.
 
     Of the rules for a logical axis the first one counts whose mesh axes divide the dimension and
@@ -15,9 +25,9 @@ def splitting_axes(logical, shape, rules=None, mesh=None) -> tuple[tuple[str, ..
     Args:
         logical: the logical axis of each dimension; None for one that nothing splits.
         shape: its sizes.
-        rules: (logical axis, mesh axis or axes or None) in order of preference; those of
-            `nn.logical_axis_rules` unless given.
-        mesh: the one in force (`jax.set_mesh`) unless given. Without one nothing is split.
+        rules: (logical axis, mesh axis or axes or None) in order of preference; by default those
+            of `nn.logical_axis_rules`.
+        mesh: by default the one in force (`jax.set_mesh`). Without one nothing is split.
     """
     rules = nn.get_logical_axis_rules() if rules is None else rules
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
@@ -37,6 +47,6 @@ def splitting_axes(logical, shape, rules=None, mesh=None) -> tuple[tuple[str, ..
     return tuple(splitting)
 
 
-def _axes(to, mesh) -> tuple[str, ...]:
+def _axes(to: MeshAxes, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
     axes = (to,) if isinstance(to, str) else tuple(to or ())
     return tuple(axis for axis in axes if mesh.shape[axis] > 1)

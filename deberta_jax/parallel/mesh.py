@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 
 import jax
 from jax.experimental import mesh_utils
@@ -33,8 +34,8 @@ class MeshConfig:
     dcn_fsdp: int = 1
 
 
-def make_mesh(config: MeshConfig, devices=None) -> Mesh:
-    """The mesh over `devices` (all of them unless told otherwise); slices come first in an axis.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over `devices`, by default all of them; slices come first in an axis.
 
     Raises:
         UserError: the axes do not multiply to the number of devices of a slice, or of slices.
@@ -52,12 +53,12 @@ def make_mesh(config: MeshConfig, devices=None) -> Mesh:
     return Mesh(layout, AXES, axis_types=types)
 
 
-def slice_of(device) -> int:
+def slice_of(device: jax.Device) -> int:
     """Which slice a device belongs to; 0 where the platform knows none."""
     return getattr(device, "slice_index", None) or 0
 
 
-def _slices(devices) -> list[list]:
+def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
     slices = defaultdict(list)
     for device in devices:
         slices[slice_of(device)].append(device)
@@ -67,7 +68,7 @@ def _slices(devices) -> list[list]:
     return [slices[index] for index in sorted(slices)]
 
 
-def _sizes(config: MeshConfig, axes, count: int, what: str) -> list[int]:
+def _sizes(config: MeshConfig, axes: Sequence[str], count: int, what: str) -> list[int]:
     """The axes' sizes with -1 filled in."""
     sizes = [getattr(config, axis) for axis in axes]
     named = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(axes, sizes, strict=True))

@@ -16,7 +16,7 @@ def initialize(distributed: str) -> None:
     """Joins the other processes of the job. Call it before anything asks for devices.
 
     Args:
-        distributed: "off" for one process; "auto" where the environment tells the rest (TPU VMs,
+        distributed: "off" for one process; "auto" where the environment has the rest (TPU VMs,
             GKE, Slurm, Open MPI); else the address of process 0, the number of processes and the
             index of this one, as "10.0.0.2:8476,4,1".
 

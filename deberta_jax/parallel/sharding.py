@@ -1,7 +1,8 @@
 """Sharding as data: rules from logical axes to mesh axes, and what follows from them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from deberta_jax.errors import UserError
-from deberta_jax.parallel.layout import splitting_axes
+from deberta_jax.parallel.layout import MeshAxes, splitting_axes
 
 # (logical axis, mesh axes), the preferred one first: see `layout.splitting_axes`.
-RULES = (
+RULES: tuple[tuple[str, MeshAxes], ...] = (
     ("batch", ("data", "fsdp")),  # rows of the batch
     ("vocab", "tensor"),  # rows of the word embedding, logits
     ("table_width", "fsdp"),  # width of the word embedding, which some axis always splits:
@@ -32,7 +33,7 @@ RULES = (
 BATCH_AXES = ("data", "fsdp")
 
 
-def parameter_shardings(abstract, mesh: Mesh):
+def parameter_shardings(abstract: Any, mesh: Mesh) -> Any:
     """NamedSharding of every leaf of an abstract state whose parameters carry logical axes.
 
     An axis that its mesh axis does not divide stays whole, so that odd vocabularies and head
@@ -52,7 +53,7 @@ def parameter_shardings(abstract, mesh: Mesh):
 
 
 @contextmanager
-def on(mesh: Mesh):
+def on(mesh: Mesh) -> Iterator[None]:
     """Code traced inside lays its activations out on `mesh` by the rules."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
@@ -106,7 +107,7 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
     }
 
 
-def describe(abstract, mesh: Mesh) -> str:
+def describe(abstract: Any, mesh: Mesh) -> str:
     """The rules, and every array of more than 64k elements that stays replicated."""
     lines = ["sharding rules: " + "; ".join(f"{axis} -> {_name(to)}" for axis, to in RULES)]
     if mesh.size > 1:
@@ -119,5 +120,5 @@ def describe(abstract, mesh: Mesh) -> str:
     return "\n".join(lines)
 
 
-def _name(axes) -> str:
+def _name(axes: MeshAxes) -> str:
     return "replicated" if axes is None else axes if isinstance(axes, str) else " x ".join(axes)

@@ -1,4 +1,4 @@
-"""What the compiler is told about every training step, whatever flags it was started with."""
+"""Compiler options of every training step, whatever flags the process was started with."""
 
 from jax.sharding import Mesh
 

@@ -3,6 +3,8 @@
 Rows are (epochs, warm-up steps, peak learning rate, batch, classifier dropout).
 """
 
+from ml_collections import ConfigDict
+
 from deberta_jax import schema
 
 # As published: the paper's (tables 10 and 11) and the released scripts', DeBERTaV3's likewise.
@@ -54,7 +56,7 @@ CHOSEN = {
 SIZES = ("base", "large", "v3_xsmall", "v3_small", "v3_base", "v3_large")
 
 
-def of(task: str, size: str, settings: str = ""):
+def of(task: str, size: str, settings: str = "") -> ConfigDict:
     """The config of a task before its examples are named.
 
     Args:

@@ -142,7 +142,7 @@ class _Rows:
             return blocks[0]
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
-    def _block(self, step: int, block: range, record_of) -> Batch:
+    def _block(self, step: int, block: range, record_of: Callable) -> Batch:
         shape = (len(block), self.prepared.metadata.sequence_length)
         input_ids_BL = np.full(shape, self.prepared.tokenizer.pad_id, np.int32)
         segment_ids_BL = np.zeros(shape, np.int32)

@@ -35,7 +35,7 @@ class PackedText(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = None
 
-    def __init__(self, *, sequence_length: int, examples: Examples, **kwargs):
+    def __init__(self, *, sequence_length: int, examples: Examples, **kwargs: Any):
         self._sequence_length = sequence_length
         self._examples = examples
         super().__init__(file_format="array_record", **kwargs)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
@@ -32,7 +33,7 @@ def disentangled_attention(
     *,
     implementation: str = "auto",
     partition: PartitionSpec | None = None,
-    **options,
+    **options: Any,
 ) -> Float[Array, "B Q H D"]:
     """Attends with content and relative position (paper, Eq. 4, with delta(i, j) in both terms).
 

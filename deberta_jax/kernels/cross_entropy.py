@@ -264,7 +264,7 @@ class _Sampler:
         return -jnp.log(-jnp.log1p(-uniform_NC))
 
 
-def _dot(left, right, left_axis: int, right_axis: int):
+def _dot(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
     dimensions = (((left_axis,), (right_axis,)), ((), ()))
     return jax.lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
 

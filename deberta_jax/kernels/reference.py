@@ -50,7 +50,7 @@ def attention(call: AttentionCall) -> Float[Array, "B Q H D"]:
     visible_BHQK = visible_BQK[:, None]
     # A query that sees no key gets zeros.
     weights = jax.nn.softmax(jnp.where(visible_BHQK, scores_BHQK, -1e30), axis=-1) * visible_BHQK
-    if call.dropout_rate:
+    if call.dropout_rng is not None and call.dropout_rate:
         seeds = dropout.seeds(call.dropout_rng, heads, batch, call.first)
         kept_HBQK = dropout.keep(seeds, call.dropout_rate, 0, queries, keys)
         weights = jnp.where(kept_HBQK.swapaxes(0, 1), weights / (1 - call.dropout_rate), 0)

@@ -6,7 +6,10 @@ Objectives are known by name. A package of your own adds one with an entry point
 
 import functools
 import importlib
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import numpy as np
 
 from deberta_jax.errors import UserError
 from deberta_jax.objectives.base import Objective
@@ -54,7 +57,7 @@ def kind(name: str) -> type[Objective]:
     return loaded
 
 
-def make(config, unigram_counts=None) -> Objective:
+def make(config: Any, unigram_counts: np.ndarray | None = None) -> Objective:
     """The objective that `config.objective` names.
 
     Args:
@@ -66,5 +69,5 @@ def make(config, unigram_counts=None) -> Objective:
 
 
 @functools.cache
-def _installed() -> dict:
+def _installed() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}

@@ -1,15 +1,17 @@
 """What every picture shares: matplotlib without a display, curves by step, file formats."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deberta_jax.errors import UserError
 
 _ENDINGS = (".png", ".svg", ".pdf")
 
 
-def new_figure(rows: int, columns: int, width: float, height: float, **options):
+def new_figure(rows: int, columns: int, width: float, height: float, **options: Any) -> Any:
     """(figure, axes [rows, columns]), of inches; its parts are laid out so as not to overlap."""
     return _pyplot().subplots(
         rows,
@@ -21,12 +23,12 @@ def new_figure(rows: int, columns: int, width: float, height: float, **options):
     )
 
 
-def colours(name: str, low: float, high: float, count: int):
+def colours(name: str, low: float, high: float, count: int) -> np.ndarray:
     """`count` colours, evenly spaced in the part from `low` to `high` of a named colour map."""
     return _pyplot().get_cmap(name)(np.linspace(low, high, count))
 
 
-def label_axes(axis, label: str) -> None:
+def label_axes(axis: Any, label: str) -> None:
     """Labels a panel that shows `label` by step."""
     axis.set_xlabel("step")
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -34,7 +36,14 @@ def label_axes(axis, label: str) -> None:
     axis.grid(alpha=0.3)
 
 
-def draw_curve(axis, steps, values, band=None, gid: str = "curve", **style) -> None:
+def draw_curve(
+    axis: Any,
+    steps: ArrayLike,
+    values: ArrayLike,
+    band: tuple[ArrayLike, ArrayLike] | None = None,
+    gid: str = "curve",
+    **style: Any,
+) -> None:
     """Draws values by step, and around them a band.
 
     Args:
@@ -59,7 +68,7 @@ def check_path(path: Path) -> Path:
     return path
 
 
-def save(figure, path: Path, dpi: int = 100) -> None:
+def save(figure: Any, path: Path, dpi: int = 100) -> None:
     """Writes a picture, and its directory where there is none; closes the figure.
 
     The same picture is the same file, whenever it is drawn.
@@ -70,7 +79,7 @@ def save(figure, path: Path, dpi: int = 100) -> None:
     close(figure)
 
 
-def close(figure) -> None:
+def close(figure: Any) -> None:
     """Frees a figure that is not saved."""
     _pyplot().close(figure)
 

@@ -9,6 +9,9 @@ from deberta_jax.report import figures
 from deberta_jax.report.series import BASELINE, Series, metric_label, read_series
 from deberta_jax.training.metrics import read_metrics
 
+# By label, the workdirs of its repetitions.
+Runs = Mapping[str, Sequence[Path]]
+
 _PANELS = ("train/loss", "eval/loss", "eval/mlm_accuracy", "optim/grad_norm")
 
 
@@ -38,9 +41,7 @@ def grouped(workdirs: Sequence[Path]) -> dict[str, list[Path]]:
     )
 
 
-def plot_panels(
-    runs: Mapping[str, Sequence[Path]], path: Path, metrics: Sequence[str] = ()
-) -> None:
+def plot_panels(runs: Runs, path: Path, metrics: Sequence[str] = ()) -> None:
     """Draws metrics by step: a line for each label, the mean over its runs, in a band of ± their
     standard deviation.
 
@@ -71,8 +72,10 @@ def plot_panels(
             )  # fmt: skip
         if metric == "eval/loss" and (baselines := _series(runs, BASELINE)):
             curve = next(iter(baselines.values()))
-            style = dict(color="gray", linestyle="--", label="unigram baseline")
-            figures.draw_curve(axis, curve.steps, curve.mean, **style)
+            figures.draw_curve(
+                axis, curve.steps, curve.mean,
+                color="gray", linestyle="--", label="unigram baseline",
+            )  # fmt: skip
         figures.label_axes(axis, metric_label(metric))
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
@@ -83,13 +86,13 @@ def plot_panels(
     figures.save(figure, path)
 
 
-def _series(runs, metric: str) -> dict[str, Series]:
+def _series(runs: Runs, metric: str) -> dict[str, Series]:
     """The metric of the labels that have it."""
     every = {label: read_series(workdirs, metric) for label, workdirs in runs.items()}
     return {label: series for label, series in every.items() if series}
 
 
-def _no_metric(runs, metric: str) -> UserError:
+def _no_metric(runs: Runs, metric: str) -> UserError:
     workdirs = [workdir for group in runs.values() for workdir in group]
     known = {name for w in workdirs for line in read_metrics(w) for name in line} - {"step"}
     shown = sorted(name for name in known if not name.startswith("norms/"))
@@ -99,5 +102,5 @@ def _no_metric(runs, metric: str) -> UserError:
     )
 
 
-def _counted(label: str, workdirs) -> str:
+def _counted(label: str, workdirs: Sequence[Path]) -> str:
     return label if len(workdirs) == 1 else f"{label} ({len(workdirs)} runs)"

@@ -1,6 +1,7 @@
 """Norms of weights, gradients and updates over training, part by part of the model."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def draw_norms(workdir: Path, path: Path) -> None:
     figures.save(figure, path)
 
 
-def _layers(parts) -> dict[str, str]:
+def _layers(parts: Iterable[str]) -> dict[str, str]:
     """{part: "layer 3"} of those that are layers, first to last; each encoder counts its own."""
     encoders: dict[str, list] = {}
     for part in parts:

@@ -51,5 +51,5 @@ def _is_score(name: str) -> bool:
     return measured and not name.endswith(("loss", "sift", "threshold"))
 
 
-def _names(lines) -> list[str]:
+def _names(lines: list[dict]) -> list[str]:
     return sorted({name for line in lines for name in line})

@@ -108,7 +108,7 @@ class Board:
         first = sorted(rows, key=lambda row: order.index(row["state"]))[:height]
         return [row for row in rows if any(row is chosen for chosen in first)]
 
-    def _cells(self, row) -> list[str]:
+    def _cells(self, row: dict) -> list[str]:
         lines, total = row["lines"], row["total"]
         step = lines[-1]["step"] if lines else 0
         cells = [row["run"].name, row["state"]]
@@ -141,5 +141,5 @@ class Board:
         return sum(row["state"] == state for row in self._rows.values())
 
 
-def _last(lines, name: str) -> float | None:
+def _last(lines: list[dict], name: str) -> float | None:
     return next((line[name] for line in reversed(lines) if name in line), None)

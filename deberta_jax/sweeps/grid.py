@@ -85,7 +85,7 @@ def _variants(part: Part) -> list[Variant]:
     return [dict(zip(part, row, strict=True)) for row in itertools.product(*columns)]
 
 
-def _listed(field: str, values) -> list:
+def _listed(field: str, values: object) -> list:
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise UserError(f"{field}: {values!r} must be a list of values")
     return list(values)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from deberta_jax.errors import UserError
 from deberta_jax.report.series import is_loss
@@ -96,7 +97,7 @@ class Search:
         return run
 
 
-def _study(workdir: Path, sampler: str, metric: str, seed: int):
+def _study(workdir: Path, sampler: str, metric: str, seed: int) -> Any:
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     workdir.mkdir(parents=True, exist_ok=True)

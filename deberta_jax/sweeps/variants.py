@@ -90,7 +90,7 @@ def read_file(recipe: str) -> SweepFile:
     return SweepFile(recipe, title, base, metric, functions["sweep"], functions["search"])
 
 
-def _with_location(function, name: str, size: str):
+def _with_location(function: Callable, name: str, size: str) -> Callable:
     """`function`, called with the recipe's size if it has one; its errors name file and line."""
 
     def call(*arguments):
@@ -136,7 +136,9 @@ def read_runs(file: SweepFile, recipe: ConfigDict, workdir: Path) -> list[Run]:
     return runs
 
 
-def make_run(recipe: ConfigDict, overrides: Mapping[str, object], workdir: Path, name="") -> Run:
+def make_run(
+    recipe: ConfigDict, overrides: Mapping[str, object], workdir: Path, name: str = ""
+) -> Run:
     """One run: `recipe` with `overrides`, of which "name" is the variant's name."""
     overrides = dict(overrides)
     variant = overrides.pop("name", name) or derived_name(overrides)
@@ -195,7 +197,7 @@ def derived_name(overrides: Mapping[str, object]) -> str:
     return ",".join(parts) or "base"
 
 
-def value_text(value) -> str:
+def value_text(value: object) -> str:
     if isinstance(value, (tuple, list)):
         text = "+".join(map(str, value)) or "none"
     else:

@@ -66,7 +66,7 @@ class Checkpoints:
         """From now on the checkpoint of `step` stays, whatever comes after it."""
         self._chosen.steps = set() if step is None else {step}
 
-    def save(self, step: int, state, position: dict, clock: dict) -> None:
+    def save(self, step: int, state: Any, position: dict, clock: dict) -> None:
         """Starts writing; returns once the state is copied off the devices."""
         if step in self._manager.all_steps():
             return
@@ -77,7 +77,7 @@ class Checkpoints:
         )
         self._manager.save(step, args=items, force=True)
 
-    def restore(self, abstract_state) -> Restored | None:
+    def restore(self, abstract_state: Any) -> Restored | None:
         """The newest checkpoint in the layout of `abstract_state`; None where there is none.
 
         Raises:
@@ -111,7 +111,7 @@ class Checkpoints:
         items = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
         return self._manager.restore(self.latest(), args=items)[item]
 
-    def restore_params(self, abstract_params, step: int | None = None) -> tuple[int, Any]:
+    def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
         """(step, parameters) of the newest checkpoint, or of `step`'s, without optimizer state.
 
         Raises:

@@ -15,7 +15,7 @@ from deberta_jax.training.trainable import Batch, Scalars, Trainable
 Rows = Mapping[str, np.ndarray]
 
 
-def make_prediction(objective, layouts, mesh: Mesh) -> Callable:
+def make_prediction(objective: Any, layouts: Any, mesh: Mesh) -> Callable:
     """`(params, batches) -> iterator of (label, outputs)`, without dropout.
 
     `batches` gives (label, this process's rows); the outputs are those of all processes' rows, on

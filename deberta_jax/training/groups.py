@@ -53,7 +53,9 @@ class Optimizers:
                 )
 
     @classmethod
-    def single(cls, transformation: optax.GradientTransformation, schedule: optax.Schedule):
+    def single(
+        cls, transformation: optax.GradientTransformation, schedule: optax.Schedule
+    ) -> "Optimizers":
         """One optimizer for all parameters."""
         return cls({"default": GroupOptimizer(transformation, schedule)})
 

@@ -1,6 +1,7 @@
 """What a run leaves to read: metrics.jsonl and TensorBoard events."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from deberta_jax import storage
@@ -45,7 +46,7 @@ def last_held_out(workdir: Path) -> dict[str, float]:
     return {name: value for name, value in last.items() if name.startswith("eval/")}
 
 
-def _lines(path: Path):
+def _lines(path: Path) -> Iterator[dict]:
     if not path.exists():
         return
     for line in path.read_text().splitlines():

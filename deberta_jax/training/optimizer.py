@@ -119,12 +119,12 @@ def check_no_decay(config: OptimizerConfig, parameters: Any) -> None:
             )
 
 
-def _names(path) -> list[str]:
+def _names(path: tuple[Any, ...]) -> list[str]:
     """The modules of a parameter and its own name; a box's own field is none of them."""
     return [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
 
 
-def _scale_by_uncorrected_adam(config: OptimizerConfig):
+def _scale_by_uncorrected_adam(config: OptimizerConfig) -> optax.GradientTransformation:
     """Adam without the 1 - b^t corrections: mu / (sqrt(nu) + eps), as in the released code."""
 
     def init(parameters):

@@ -108,7 +108,7 @@ class Recorder:
     def __exit__(self, *_):
         self.close()
 
-    def _named(self, norms) -> dict[str, float]:
+    def _named(self, norms: Any) -> dict[str, float]:
         """{"norms/weight/encoder/last_layer": value, ...}."""
         return {
             f"norms/{kind}/{part}": float(value)

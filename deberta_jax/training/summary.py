@@ -1,6 +1,7 @@
 """What is printed before the first step: devices, mesh, parameters, sharding, cost."""
 
 import math
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -18,7 +19,7 @@ def devices_line(mesh: Mesh) -> str:
     )
 
 
-def parameter_table(abstract_params) -> str:
+def parameter_table(abstract_params: Any) -> str:
     """A row for each parameter: name, shape, layout on the mesh, number of elements."""
     rows = []
     for path, leaf in jax.tree.leaves_with_path(abstract_params):

@@ -118,7 +118,7 @@ class Batches:
         for group in self._groups(order):
             yield group, self._make(group, rows)
 
-    def _length(self, group) -> int:
+    def _length(self, group: np.ndarray) -> int:
         return int(self._lengths[self._bucket[group].max()])
 
     def _make(self, group: np.ndarray, rows: Sequence[range]) -> Batch:

@@ -6,7 +6,7 @@ import numpy as np
 
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
-from deberta_jax.data.tasks.encoded import Encoded, Item
+from deberta_jax.data.tasks.encoded import Encoded, Item, TaskTokenizer
 from deberta_jax.data.tasks.labels import text_of
 from deberta_jax.data.tasks.sources import Row
 from deberta_jax.errors import UserError
@@ -22,7 +22,7 @@ class MultipleChoice:
     num_labels = 1
     label_names: tuple[str, ...] = ()
 
-    def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
+    def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer, train_rows: list[Row]):
         del train_rows
         if len(config.texts) not in (1, 2):
             raise UserError(f"task.texts is {config.texts}; it must name one column, or two")

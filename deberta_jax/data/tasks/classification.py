@@ -7,7 +7,7 @@ import numpy as np
 
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
-from deberta_jax.data.tasks.encoded import Encoded, Item
+from deberta_jax.data.tasks.encoded import Encoded, Item, TaskTokenizer
 from deberta_jax.data.tasks.labels import Labels, text_of
 from deberta_jax.data.tasks.sources import Row
 from deberta_jax.errors import UserError
@@ -16,7 +16,7 @@ from deberta_jax.errors import UserError
 class _TextOrPair(abc.ABC):
     """What `Classification` and `Regression` share: the inputs, without their targets."""
 
-    def __init__(self, config: TaskConfig, tokenizer):
+    def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer):
         if len(config.texts) not in (1, 2):
             raise UserError(f"task.texts is {config.texts}; it must name one column, or two")
         self.config, self._tokenizer = config, tokenizer
@@ -70,7 +70,7 @@ class _TextOrPair(abc.ABC):
 class Classification(_TextOrPair):
     """The task of `objective="classification"`: the model gives a logit for each label."""
 
-    def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
+    def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer, train_rows: list[Row]):
         """Takes the labels from `config`, or else from the training examples."""
         super().__init__(config, tokenizer)
         self.labels = Labels.of(config, train_rows)
@@ -115,7 +115,7 @@ class Regression(_TextOrPair):
     num_labels = 1
     label_names = ("value",)
 
-    def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
+    def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer, train_rows: list[Row]):
         del train_rows
         super().__init__(config, tokenizer)
 

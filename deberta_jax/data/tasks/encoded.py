@@ -2,9 +2,27 @@
 
 import collections
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+
+class TaskTokenizer(Protocol):
+    """What the tasks ask of a tokenizer; `interop.tokenizers.PretrainedTokenizer` has it."""
+
+    cls_id: int
+    sep_id: int
+    pad_id: int
+    unk_id: int
+
+    def encode(self, text: str, pair: str | None = None) -> np.ndarray: ...
+
+    def encode_batch(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True
+    ) -> list[np.ndarray]: ...
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]: ...
+
 
 # A scalar is what an item holds one of, such as its weight.
 Item = dict[str, np.ndarray | np.generic]
@@ -29,17 +47,19 @@ class Encoded(NamedTuple):
     counts: collections.Counter[str]
 
 
-def separators(tokenizer) -> int:
+def separators(tokenizer: TaskTokenizer) -> int:
     """[SEP]s between the texts of a pair: two in v1, one since."""
     return len(tokenizer.encode("", "")) - 2
 
 
-def plain_ids(tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+def plain_ids(tokenizer: TaskTokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """The ids of each text without special tokens."""
     return tokenizer.encode_batch(texts, add_special_tokens=False)
 
 
-def join(tokenizer, first: np.ndarray, second: np.ndarray | None, between: int) -> np.ndarray:
+def join(
+    tokenizer: TaskTokenizer, first: np.ndarray, second: np.ndarray | None, between: int
+) -> np.ndarray:
     """[CLS] first [SEP], or [CLS] first [SEP] second [SEP] with `between` [SEP]s: int32 [n]."""
     cls, sep = np.array([tokenizer.cls_id]), np.array([tokenizer.sep_id])
     parts = [cls, first]

@@ -63,6 +63,6 @@ def text_of(row: Row, columns: str) -> str:
     return " ".join(row[column] for column in columns.split("+"))
 
 
-def _spelled(value) -> str:
+def _spelled(value: object) -> str:
     """A label as files spell it: JSON's true and 1 are "true" and "1"."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -89,7 +89,7 @@ def _text(path: str) -> str:
         raise UserError(f"{path} is not UTF-8: {error}") from error
 
 
-def _table(path: str, header: tuple[str, ...], **dialect) -> Iterator[Row]:
+def _table(path: str, header: tuple[str, ...], **dialect: Any) -> Iterator[Row]:
     csv.field_size_limit(1 << 30)
     lines = csv.reader(io.StringIO(_text(path), newline=""), strict=True, **dialect)
     try:
@@ -143,7 +143,7 @@ def _squad_rows(path: str, header: tuple[str, ...]) -> Iterator[Row]:
         raise UserError(f"{path} is no file of SQuAD's form: {error!r}") from error
 
 
-def _json(text: str, where: str):
+def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -218,7 +218,7 @@ def _tfds_rows(source: str) -> Iterator[Row]:
         yield from _with_its_questions(Row(f"{source}[{index}]", values))
 
 
-def _tfds_builder(tfds, name: str):
+def _tfds_builder(tfds: Any, name: str) -> Any:
     """A data set's builder; TFDS finds these families by name only where TensorFlow is there."""
     family, _, config = name.partition("/")
     if family in _NEED_TENSORFLOW:

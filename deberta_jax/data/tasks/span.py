@@ -7,7 +7,7 @@ import numpy as np
 
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
-from deberta_jax.data.tasks.encoded import Encoded, Item
+from deberta_jax.data.tasks.encoded import Encoded, Item, TaskTokenizer
 from deberta_jax.data.tasks.labels import text_of
 from deberta_jax.data.tasks.sources import Row
 from deberta_jax.errors import UserError
@@ -44,7 +44,7 @@ class SpanExtraction:
     num_labels = 2
     label_names: tuple[str, ...] = ()
 
-    def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
+    def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer, train_rows: list[Row]):
         """Raises `UserError` where no room is left for a context."""
         self.config, self._tokenizer = config, tokenizer
         self._between = encoded.separators(tokenizer)
@@ -209,7 +209,7 @@ def _targets(window: Window, target: tuple[int, int] | None) -> Item:
     return {"starts": np.int32(start), "ends": np.int32(end), "weights": np.float32(1)}
 
 
-def _context_logits(logits_L2, window: Window):
+def _context_logits(logits_L2: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
     """(start logits, end logits) of the tokens of the context."""
     stop = window.first + len(window.spans_N2)
     return logits_L2[window.first : stop, 0], logits_L2[window.first : stop, 1]

@@ -7,7 +7,7 @@ import numpy as np
 
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
-from deberta_jax.data.tasks.encoded import Encoded, Item
+from deberta_jax.data.tasks.encoded import Encoded, Item, TaskTokenizer
 from deberta_jax.data.tasks.labels import Labels
 from deberta_jax.data.tasks.sources import Row
 from deberta_jax.errors import UserError
@@ -23,7 +23,7 @@ class TokenClassification:
     word's tag is read at its first token; its other tokens teach nothing.
     """
 
-    def __init__(self, config: TaskConfig, tokenizer, train_rows: list[Row]):
+    def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer, train_rows: list[Row]):
         if len(config.texts) != 1:
             raise UserError(f"task.texts is {config.texts}; it must name the column of the words")
         self.config, self._tokenizer = config, tokenizer

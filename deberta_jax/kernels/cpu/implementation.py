@@ -46,7 +46,7 @@ def attention(call: AttentionCall) -> Float[Array, "B Q H D"]:
     settings = _Settings(scale, rate, reach(distance_rows), call.causal)
     tables = tuple(none if table is None else table for table in call.tables)
     seeds = jnp.zeros((heads, 2, 0), jnp.uint32)
-    if rate > 0:
+    if call.dropout_rng is not None and rate > 0:
         seeds = xla_dropout.seeds(call.dropout_rng, heads, batch, call.first)
     segments = [x.astype(jnp.int32) for x in call.segments]
     operands = *call.content, *tables

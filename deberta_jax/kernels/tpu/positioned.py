@@ -163,7 +163,14 @@ def _backward(shape, residuals, gradient):
     return tuple(d_content), in_types_of(tables[:2], d_tables), None, None, None, None
 
 
-def _operands(blocks, content, tables, segments, positions, seeds) -> PositionedOperands:
+def _operands(
+    blocks: Blocks,
+    content: tuple[Float[Array, "B H D P"], Float[Array, "B H D L"], Float[Array, "B H D L"]],
+    tables: tuple[Array | None, Array | None, Array | None, Array | None],
+    segments: tuple[Int[Array, "B P"], Int[Array, "B L"]],
+    positions: Int[Array, "B P"],
+    seeds: Int[Array, "4"],
+) -> PositionedOperands:
     """What the kernels read: with the ranges of positions, and the pairs of blocks to visit."""
     query_segments, key_segments = segments
     ranges = _ranges(query_segments, positions)

@@ -8,10 +8,13 @@ takes longer than the softmax.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, UInt
 
 
-def seeds(rng, heads: int, batch: int, first=(0, 0)):
-    """uint32 [H, 2, B]: what sets the bits of one head of one item apart from all others.
+def seeds(
+    rng: jax.Array, heads: int, batch: int, first: tuple[jax.Array | int, jax.Array | int] = (0, 0)
+) -> UInt[Array, "H 2 B"]:
+    """What sets the bits of one head of one item apart from all others.
 
     A hash of the head and the item, so that a part of a batch, which knows its `first` item and
     head of the whole, has the bits that it has in the whole.
@@ -24,8 +27,14 @@ def seeds(rng, heads: int, batch: int, first=(0, 0)):
     return mix(mix(words_211 + item_B) ^ head_H[:, None]).swapaxes(0, 1)
 
 
-def keep(seeds_H2B, rate: float, first_query, queries: int, keys: int):
-    """bool [H, B, queries, keys]: True with probability 1 - `rate` (to within 2^-32)."""
+def keep(
+    seeds_H2B: UInt[Array, "H 2 B"],
+    rate: float,
+    first_query: jax.Array | int,
+    queries: int,
+    keys: int,
+) -> Bool[Array, "H B Q K"]:
+    """True with probability 1 - `rate` (to within 2^-32)."""
     query = jnp.asarray(first_query, jnp.uint32) + jnp.arange(queries, dtype=jnp.uint32)
     # A stride that is the same for every length: padding of the keys changes no bit.
     index_QK = query[:, None] * np.uint32(2**16) + jnp.arange(keys, dtype=jnp.uint32)

@@ -66,7 +66,7 @@ def attention(call: AttentionCall) -> Float[Array, "B Q H D"]:
     if positions_BQ is not None:
         tokens["positions"] = _padded(positions_BQ, padded_queries, axis=1)
     seeds = None
-    if call.dropout_rate > 0:
+    if call.dropout_rng is not None and call.dropout_rate > 0:
         seeds = xla_dropout.seeds(call.dropout_rng, heads, batch, call.first)
     out_HBQD = attend(tiling, operands, tokens, seeds)
     return out_HBQD[:, :, :queries].transpose(1, 2, 0, 3)

@@ -14,6 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 
 def reach(distance_rows: np.ndarray) -> int:
@@ -23,7 +24,13 @@ def reach(distance_rows: np.ndarray) -> int:
     return int(max(middle - changes[0], changes[-1] + 1 - middle)) if len(changes) else 0
 
 
-def c2p(query_HBTD, rows_HWD, start, keys: int, tile: int):
+def c2p(
+    query_HBTD: Float[Array, "H B T D"],
+    rows_HWD: Float[Array, "H W D"],
+    start: Array | int,
+    keys: int,
+    tile: int,
+) -> Float[Array, "H B T K"]:
     """Qc_i . Kr_delta(i, j) of the queries at `start`, `start` + 1, ...: [H, B, T, keys].
 
     Args:
@@ -43,7 +50,13 @@ def c2p(query_HBTD, rows_HWD, start, keys: int, tile: int):
     return jax.lax.dynamic_update_slice_in_dim(beyond, scores, first, axis=3)
 
 
-def p2c(key_HBKD, rows_HWD, start, block: int, tile: int):
+def p2c(
+    key_HBKD: Float[Array, "H B K D"],
+    rows_HWD: Float[Array, "H W D"],
+    start: Array | int,
+    block: int,
+    tile: int,
+) -> Float[Array, "H B Q K"]:
     """Qr_delta(i, j) . Kc_j of the `block` positions from `start` on: [H, B, block, K].
 
     `rows_HWD` are relative queries by distance; the others are as for `c2p`, of keys.
@@ -70,7 +83,13 @@ def c2p_anywhere(query_HBQD, rows_HWD, positions_BQ):
     return _shift(table_HBQW, keys - 1 - positions_BQ[..., None], keys)
 
 
-def p2c_anywhere(key_HBKD, rows_HWD, positions_BQ, block: int, tile: int):
+def p2c_anywhere(
+    key_HBKD: Float[Array, "H B K D"],
+    rows_HWD: Float[Array, "H W D"],
+    positions_BQ: Int[Array, "B Q"],
+    block: int,
+    tile: int,
+) -> Float[Array, "H B Q K"]:
     """`p2c` of queries at arbitrary positions: [H, B, Q, K], block by block."""
 
     @jax.checkpoint
@@ -90,7 +109,9 @@ def p2c_anywhere(key_HBKD, rows_HWD, positions_BQ, block: int, tile: int):
     return jax.lax.scan(lambda total, start: (total + from_block(start), None), zeros, starts)[0]
 
 
-def toeplitz(x_HBND, rows_HWD, tile: int):
+def toeplitz(
+    x_HBND: Float[Array, "H B N D"], rows_HWD: Float[Array, "H W D"], tile: int
+) -> Float[Array, "H B N M"]:
     """out[h, b, n, m] = x[h, b, n] . rows[h, N - 1 - n + m]: [H, B, N, W - N + 1].
 
     By tiles of tokens, each against the rows that it can reach: about half the work of every token

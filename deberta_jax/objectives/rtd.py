@@ -30,7 +30,14 @@ from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.model.losses import token_losses_and_samples, unigram_cross_entropy
 from deberta_jax.model.task_heads import DebertaForReplacedToken
 from deberta_jax.objectives import detection
-from deberta_jax.objectives.base import Objective, check_architecture
+from deberta_jax.objectives.base import (
+    Batch,
+    Objective,
+    Params,
+    Scalars,
+    Shapes,
+    check_architecture,
+)
 from deberta_jax.objectives.config import RtdConfig
 from deberta_jax.training.trainable import Stage
 

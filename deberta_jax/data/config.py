@@ -47,10 +47,15 @@ class MaskingConfig:
     rate: float = 0.15
     # Longest span in words, lengths drawn with p(n) proportional to 1/n. 1: single tokens.
     max_ngram: int = 3
+    # Longest word in pieces. Of what is longer (a URL, base64, DNA), every piece counts as a word.
+    max_word_pieces: int = 32
+    # The same for words of a script without blanks between words (Chinese, Japanese, Thai, ...).
+    # Set it to `max_word_pieces` for text that was segmented into words, with blanks, beforehand.
+    max_unspaced_pieces: int = 4
     # Share of the targets replaced by [MASK].
     mask_share: float = 0.8
     # Share of the targets replaced by a random ordinary token; the rest stay as they are.
     random_share: float = 0.1
-    # Targets per sequence, a static shape. 0: rate x sequence_length, rounded up to a multiple
+    # Room for targets in each sequence, a static shape. 0: rate x sequence_length, rounded up to a multiple
     # of 8.
     num_predictions: int = 0

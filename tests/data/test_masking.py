@@ -15,6 +15,7 @@ IS_SPECIAL_V = np.isin(np.arange(PIECES + 1), [0, 1, 2, 3, MASK_ID])
 WORD_START_V = np.arange(PIECES + 1) % 2 == 0
 VOCABULARY = types.SimpleNamespace(
     word_start_V=WORD_START_V,
+    unspaced_V=np.zeros(PIECES + 1, bool),
     is_special_V=IS_SPECIAL_V,
     mask_id=MASK_ID,
     num_ordinary=PIECES - 4,

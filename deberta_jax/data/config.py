@@ -56,6 +56,6 @@ class MaskingConfig:
     mask_share: float = 0.8
     # Share of the targets replaced by a random ordinary token; the rest stay as they are.
     random_share: float = 0.1
-    # Room for targets in each sequence, a static shape. 0: rate x sequence_length, rounded up to a multiple
-    # of 8.
+    # Room for targets in a sequence, a static shape. 0: rate x sequence_length, rounded up to a
+    # multiple of 8.
     num_predictions: int = 0

@@ -143,7 +143,8 @@ def mask_batch(
     if config.max_ngram > 1:
         word_BL = word_starts(
             maskable_BL, segment_ids_BL,
-            np.take(vocabulary.word_start_V, input_ids_BL), np.take(vocabulary.unspaced_V, input_ids_BL),
+            np.take(vocabulary.word_start_V, input_ids_BL),
+            np.take(vocabulary.unspaced_V, input_ids_BL),
             max_pieces=config.max_word_pieces, max_unspaced_pieces=config.max_unspaced_pieces,
         )  # fmt: skip
         span_BL = tile_spans(

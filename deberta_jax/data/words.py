@@ -1,6 +1,7 @@
 """Words in pieces: which pieces belong to one word, also where a text has no blanks."""
 
 import functools
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -9,19 +10,10 @@ import numpy as np
 # How Unicode's names of letters begin, in scripts that have no blanks between words. Hangul is not
 # among them: Korean has blanks.
 _UNSPACED_SCRIPTS = (
-    *("AHOM ", "BALINESE ", "BOPOMOFO ", "CJK ", "HALFWIDTH KATAKANA", "HENTAIGANA ", "HIRAGANA "),
-    *(
-        "IDEOGRAPHIC ",
-        "JAVANESE ",
-        "KATAKANA",
-        "KHMER ",
-        "LAO ",
-        "MYANMAR ",
-        "NEW TAI LUE ",
-        "NUSHU ",
-    ),
-    *("TAI LE ", "TAI THAM ", "TAI VIET ", "TANGUT ", "THAI ", "TIBETAN ", "YI "),
+    "AHOM|BALINESE|BOPOMOFO|CJK|HALFWIDTH KATAKANA|HENTAIGANA|HIRAGANA|IDEOGRAPHIC|JAVANESE"
+    "|KATAKANA|KHMER|LAO|MYANMAR|NEW TAI LUE|NUSHU|TAI LE|TAI THAM|TAI VIET|TANGUT|THAI|TIBETAN|YI"
 )
+_UNSPACED_NAME = re.compile(rf"({_UNSPACED_SCRIPTS})\b")
 
 
 def unspaced(pieces: Sequence[str]) -> np.ndarray:
@@ -35,7 +27,7 @@ def unspaced(pieces: Sequence[str]) -> np.ndarray:
 @functools.cache
 def _is_unspaced(character: str) -> bool:
     is_letter = unicodedata.category(character)[0] in "LM"  # marks are letters of Thai and others
-    return is_letter and unicodedata.name(character, "").startswith(_UNSPACED_SCRIPTS)
+    return is_letter and bool(_UNSPACED_NAME.match(unicodedata.name(character, "")))
 
 
 def word_starts(

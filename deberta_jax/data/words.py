@@ -7,6 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# The longest word in pieces. Of Shakespeare's words, joined by dashes and in a vocabulary of 6,000,
+# the longest has 25.
+MAX_PIECES = 32
+# Likewise in a script that has no blanks between words: those of text that was segmented into words
+# beforehand are rarely longer, sentences rarely that short.
+MAX_UNSPACED_PIECES = 4
+
 # How Unicode's names of letters begin, in scripts that have no blanks between words. Hangul is not
 # among them: Korean has blanks.
 _UNSPACED_SCRIPTS = (
@@ -36,8 +43,8 @@ def word_starts(
     begins_BL: np.ndarray,
     unspaced_BL: np.ndarray,
     *,
-    max_pieces: int,
-    max_unspaced_pieces: int,
+    max_pieces: int = MAX_PIECES,
+    max_unspaced_pieces: int = MAX_UNSPACED_PIECES,
 ) -> np.ndarray:
     """bool [B, L]: the tokens that begin a word.
 

@@ -75,7 +75,8 @@ def score(
     if not kept:
         raise UserError("nothing is left to score")
     sentences: list[np.ndarray] = [x for _, ids in kept for x in ids]
-    marks, mesh = Marks(tokenizer.mask_id, tokenizer.word_start_V), make_mesh(MeshConfig())
+    marks = Marks(tokenizer.mask_id, tokenizer.word_start_V, tokenizer.unspaced_V)
+    mesh = make_mesh(MeshConfig())
     assert isinstance(model, DebertaForMaskedLM)
     scores = iter(
         log_likelihoods(model, params, sentences, method, marks, mesh, batch_tokens, log).tolist()

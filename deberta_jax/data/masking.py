@@ -115,10 +115,11 @@ def mask_batch(
     A pure function: row b is row `first_row + b` of the global batch of `step`, and gets the same
     targets in whatever block of rows it is masked.
 
-    A row's words are tiled with spans of n words, p(n) proportional to 1/n, which end early where
-    a segment ends. Spans are taken in random order until `rate` of the row's ordinary tokens are
-    targets; the span that would go over is taken with such a probability that the expected share
-    is `rate` exactly, and loses its tail where only part of it has room among P targets.
+    A row's words (`data.words`) are tiled with spans of n words, p(n) proportional to 1/n, which
+    end early where a segment ends. Spans are taken in random order until `rate` of the row's
+    ordinary tokens are targets; the span that would go over is taken with such a probability that
+    the expected share is `rate` exactly, and loses its tail where only part of it has room among P
+    targets.
 
     Args:
         input_ids_BL: int [B, L] tokens, special ones included.
@@ -141,14 +142,14 @@ def mask_batch(
     draws = _draw(seed, step, first_row, (B, L, P))
     maskable_BL = ~np.take(vocabulary.is_special_V, input_ids_BL)
     if config.max_ngram > 1:
-        word_BL = word_starts(
+        starts_BL = word_starts(
             maskable_BL, segment_ids_BL,
             np.take(vocabulary.word_start_V, input_ids_BL),
             np.take(vocabulary.unspaced_V, input_ids_BL),
             max_pieces=config.max_word_pieces, max_unspaced_pieces=config.max_unspaced_pieces,
         )  # fmt: skip
         span_BL = tile_spans(
-            maskable_BL, segment_ids_BL, word_BL, draws.span_BL, draws.row_B2[:, 1],
+            maskable_BL, segment_ids_BL, starts_BL, draws.span_BL, draws.row_B2[:, 1],
             max_ngram=config.max_ngram,
         )  # fmt: skip
         priority_BL = _take(draws.span_BL, span_BL)

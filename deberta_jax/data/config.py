@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from deberta_jax.data.words import MAX_PIECES, MAX_UNSPACED_PIECES
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -47,10 +49,15 @@ class MaskingConfig:
     rate: float = 0.15
     # Longest span in words, lengths drawn with p(n) proportional to 1/n. 1: single tokens.
     max_ngram: int = 3
+    # Longest word in pieces. Of what is longer (a URL, base64, DNA), every piece counts as a word.
+    max_word_pieces: int = MAX_PIECES
+    # The same for words of a script without blanks between words (Chinese, Japanese, Thai, ...).
+    # Set it to `max_word_pieces` for text that was segmented into words, with blanks, beforehand.
+    max_unspaced_pieces: int = MAX_UNSPACED_PIECES
     # Share of the targets replaced by [MASK].
     mask_share: float = 0.8
     # Share of the targets replaced by a random ordinary token; the rest stay as they are.
     random_share: float = 0.1
-    # Targets per sequence, a static shape. 0: rate x sequence_length, rounded up to a multiple
-    # of 8.
+    # Room for targets in a sequence, a static shape. 0: rate x sequence_length, rounded up to a
+    # multiple of 8.
     num_predictions: int = 0

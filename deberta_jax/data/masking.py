@@ -9,6 +9,7 @@ import numpy as np
 
 from deberta_jax.data.config import MaskingConfig
 from deberta_jax.data.tokenizer import FIRST_ORDINARY_ID, Tokenizer
+from deberta_jax.data.words import word_starts
 from deberta_jax.errors import UserError
 
 # Rows on the host, by name: [B, ...].
@@ -33,7 +34,7 @@ def num_predictions(config: MaskingConfig, sequence_length: int) -> int:
     """P, the number of targets that a sequence of `sequence_length` tokens has room for.
 
     Raises:
-        UserError: a field of `config` is out of range.
+        UserError: a field of `config` is out of range, or a sequence has no target.
     """
     check(config)
     if not 0 <= config.num_predictions <= sequence_length:
@@ -41,10 +42,15 @@ def num_predictions(config: MaskingConfig, sequence_length: int) -> int:
             f"masking.num_predictions={config.num_predictions}: it has to be 0 to the sequence "
             f"length, {sequence_length}"
         )
-    if config.num_predictions:
-        return config.num_predictions
     # The tolerance keeps 0.15 * 40 = 6.000000000000001 from counting as 7.
     wanted = math.ceil(config.rate * sequence_length - 1e-6)
+    if wanted < 1:
+        raise UserError(
+            f"masking.rate={config.rate}: it leaves no target in sequences of {sequence_length} "
+            f"tokens; for one in each it has to be {1 / sequence_length:.2g}"
+        )
+    if config.num_predictions:
+        return config.num_predictions
     return min(-(-wanted // 8) * 8, sequence_length)
 
 
@@ -53,6 +59,8 @@ def check(config: MaskingConfig) -> None:
     for name, good, right in (
         ("rate", 0 < config.rate <= 1, "above 0, at most 1"),
         ("max_ngram", config.max_ngram >= 1, "1 or more"),
+        ("max_word_pieces", config.max_word_pieces >= 1, "1 or more"),
+        ("max_unspaced_pieces", config.max_unspaced_pieces >= 1, "1 or more"),
         ("mask_share", 0 <= config.mask_share <= 1, "0 to 1"),
         ("random_share", 0 <= config.random_share <= 1 - config.mask_share + 1e-9,
          "0 to 1 - mask_share"),
@@ -66,6 +74,7 @@ class Vocabulary(Protocol):
 
     Attributes:
         word_start_V: bool [V], tokens that begin a word.
+        unspaced_V: bool [V], tokens of a script that has no blanks between words.
         is_special_V: bool [V], tokens that are never targets.
         mask_id: the id of [MASK].
         num_ordinary: random replacements are uniform over this many ids after the special pieces.
@@ -73,6 +82,8 @@ class Vocabulary(Protocol):
 
     @property
     def word_start_V(self) -> np.ndarray: ...
+    @property
+    def unspaced_V(self) -> np.ndarray: ...
     @property
     def is_special_V(self) -> np.ndarray: ...
     @property
@@ -104,10 +115,11 @@ def mask_batch(
     A pure function: row b is row `first_row + b` of the global batch of `step`, and gets the same
     targets in whatever block of rows it is masked.
 
-    A row's words are tiled with spans of n words, p(n) proportional to 1/n, which end early where
-    a segment ends. Spans are taken in random order until `rate` of the row's ordinary tokens are
-    targets; the span that would go over is taken with such a probability that the expected share
-    is `rate` exactly, and loses its tail where only part of it has room among P targets.
+    A row's words (`data.words`) are tiled with spans of n words, p(n) proportional to 1/n, which
+    end early where a segment ends. Spans are taken in random order until `rate` of the row's
+    ordinary tokens are targets; the span that would go over is taken with such a probability that
+    the expected share is `rate` exactly, and loses its tail where only part of it has room among P
+    targets.
 
     Args:
         input_ids_BL: int [B, L] tokens, special ones included.
@@ -128,11 +140,16 @@ def mask_batch(
     B, L = input_ids_BL.shape
     P = num_predictions(config, L)
     draws = _draw(seed, step, first_row, (B, L, P))
-    maskable_BL = ~vocabulary.is_special_V[input_ids_BL]
+    maskable_BL = ~np.take(vocabulary.is_special_V, input_ids_BL)
     if config.max_ngram > 1:
-        word_BL = vocabulary.word_start_V[input_ids_BL]
+        starts_BL = word_starts(
+            maskable_BL, segment_ids_BL,
+            np.take(vocabulary.word_start_V, input_ids_BL),
+            np.take(vocabulary.unspaced_V, input_ids_BL),
+            max_pieces=config.max_word_pieces, max_unspaced_pieces=config.max_unspaced_pieces,
+        )  # fmt: skip
         span_BL = tile_spans(
-            maskable_BL, segment_ids_BL, word_BL, draws.span_BL, draws.row_B2[:, 1],
+            maskable_BL, segment_ids_BL, starts_BL, draws.span_BL, draws.row_B2[:, 1],
             max_ngram=config.max_ngram,
         )  # fmt: skip
         priority_BL = _take(draws.span_BL, span_BL)
@@ -170,7 +187,9 @@ def _uniform(bits: np.ndarray) -> np.ndarray:
 
 def _take(values_BL: np.ndarray, index_BX: np.ndarray) -> np.ndarray:
     """values_BL[b, index_BX[b, x]]."""
-    return np.take_along_axis(values_BL, index_BX, axis=1)
+    # `np.take_along_axis` takes twice as long.
+    first_B1 = np.arange(len(values_BL))[:, None] * values_BL.shape[1]
+    return np.take(values_BL.ravel(), index_BX + first_B1)
 
 
 def tile_spans(
@@ -204,7 +223,8 @@ def tile_spans(
     word_BL = np.cumsum(starts_word_BL, axis=1, dtype=np.intp)
     ends_BL = np.cumsum(_lengths(draws_BL, first_B, max_ngram), axis=1, dtype=np.intp)
     starts_tile_BW = np.zeros((B, L + 1), bool)
-    np.put_along_axis(starts_tile_BW, np.minimum(ends_BL, L), True, axis=1)
+    first_B1 = np.arange(B)[:, None] * (L + 1)
+    starts_tile_BW.ravel()[np.minimum(ends_BL, L) + first_B1] = True
     # A tile that ends after word w has the next tile begin with word w + 1.
     tile_begins_BL = _take(starts_tile_BW, np.maximum(word_BL - 1, 0))
     starts_span_BL = starts_word_BL & (tile_begins_BL | ~continued_BL)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
+from deberta_jax.data.words import unspaced
 from deberta_jax.errors import UserError
 
 PAD_ID, CLS_ID, SEP_ID, UNK_ID = range(4)
@@ -143,6 +144,11 @@ class Tokenizer:
     def word_start_V(self) -> np.ndarray:
         """bool [V]: the pieces that begin a word."""
         return np.array([piece.startswith(SPACE) for piece in self.pieces])
+
+    @functools.cached_property
+    def unspaced_V(self) -> np.ndarray:
+        """bool [V]: the pieces with a letter of a script that has no blanks between words."""
+        return unspaced(self.pieces)
 
     @functools.cached_property
     def is_special_V(self) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 Pseudo-log-likelihood: the sum over a sentence's tokens of ln p(token | all others), each from a
 copy with that token masked (Salazar et al., arXiv 1910.14659). A word's later tokens give its
-earlier ones away: "pll-word-l2r" masks those too (Kauf and Ivanova, arXiv 2305.10588).
+earlier ones away: "pll-word-l2r" masks those too (Kauf and Ivanova, arXiv 2305.10588). Words are
+those that masking has (`data.words`): a sentence without blanks is not one word.
 """
 
 import functools
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from deberta_jax.data.words import word_starts
 from deberta_jax.model.heads import DebertaForMaskedLM
 from deberta_jax.model.losses import next_tokens, token_losses
 from deberta_jax.parallel import sharding
@@ -31,10 +33,12 @@ class Marks(NamedTuple):
     Attributes:
         mask_id: the id of [MASK].
         word_start_V: bool [V], the tokens that begin a word.
+        unspaced_V: bool [V], the tokens of a script that has no blanks between words; None: none.
     """
 
     mask_id: int
     word_start_V: np.ndarray
+    unspaced_V: np.ndarray | None = None
 
 
 def log_likelihoods(
@@ -148,13 +152,23 @@ def _mask(batch: dict[str, np.ndarray], positions: np.ndarray, method: str, mark
     batch["masked_labels"] = np.take_along_axis(ids_BL, positions_B1, axis=1)
     masked_BL = np.arange(ids_BL.shape[1]) == positions_B1
     if method == "pll-word-l2r":
-        # [SEP] is a word of its own.
-        inside_BL = (batch["segment_ids"] > 0) & ~marks.word_start_V[ids_BL]
-        np.put_along_axis(inside_BL, batch["segment_ids"].sum(1, keepdims=True) - 1, False, 1)
+        inside_BL = _inside_words(ids_BL, batch["segment_ids"], marks)
         later_BL = np.arange(ids_BL.shape[1]) > positions_B1
         masked_BL |= later_BL & np.logical_and.accumulate(inside_BL | ~later_BL, axis=1)
     masked_BL &= batch["segment_ids"] > 0
     ids_BL[masked_BL] = marks.mask_id
+
+
+def _inside_words(ids_BL: np.ndarray, segments_BL: np.ndarray, marks: Marks) -> np.ndarray:
+    """bool [B, L]: the tokens of a sentence that do not begin a word."""
+    in_sentence_BL = segments_BL > 0
+    in_sentence_BL[:, 0] = False  # [CLS]
+    np.put_along_axis(in_sentence_BL, segments_BL.sum(1, keepdims=True) - 1, False, 1)  # [SEP]
+    unspaced_V = np.zeros_like(marks.word_start_V) if marks.unspaced_V is None else marks.unspaced_V
+    starts_BL = word_starts(
+        in_sentence_BL, segments_BL, marks.word_start_V[ids_BL], unspaced_V[ids_BL]
+    )
+    return in_sentence_BL & ~starts_BL
 
 
 def _subtract(scores: np.ndarray, computed: tuple[np.ndarray, jax.Array] | None) -> None:

@@ -23,6 +23,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from deberta_jax.data.tokenizer import SPACE
+from deberta_jax.data.words import unspaced
 from deberta_jax.errors import UserError
 from deberta_jax.interop.tokenizer_files import (
     DEFAULT_SPECIALS,
@@ -97,6 +98,14 @@ class PretrainedTokenizer:
         blank = any(piece.startswith(SPACE) for piece in self.pieces)
         space = SPACE if blank else _BYTE_LEVEL_SPACE
         return np.array([piece.startswith(space) for piece in self.pieces])
+
+    @functools.cached_property
+    def unspaced_V(self) -> np.ndarray:
+        """bool [V]: the pieces with a letter of a script that has no blanks between words.
+
+        A v1 vocabulary has none: its pieces are bytes.
+        """
+        return unspaced(self.pieces)
 
     def encode(
         self, text: str, pair: str | None = None, add_special_tokens: bool = True

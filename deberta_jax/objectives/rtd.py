@@ -170,12 +170,11 @@ class ReplacedTokenDetection(Objective):
             layers = self.generator_config.num_hidden_layers
             generator = make_generator(pair.discriminator, layers)
             logging.info("%s has no generator: one is made of its lowest %d layers", source, layers)
-        if (
-            layers := generator.config.num_hidden_layers
-        ) != self.generator_config.num_hidden_layers:
+        layers, wanted = (x.num_hidden_layers for x in (generator.config, self.generator_config))
+        if layers != wanted:
             raise UserError(
-                f"{source}: its generator has {layers} layers, this run's "
-                f"{self.generator_config.num_hidden_layers}; set rtd.generator_layers={layers}"
+                f"{source}: its generator has {layers} layers, this run's {wanted}; set "
+                f"rtd.generator_layers={layers}"
             )
         check_architecture(f"the generator of {source}", generator.config, self.generator_config)
         discriminator = replaced_token_params(pair.discriminator)

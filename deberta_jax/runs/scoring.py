@@ -94,7 +94,7 @@ def score(
         logits = token_detection.replaced_chances(model, params, sentences, mesh, batch_tokens, log)
         return _detected(kept, logits, tokenizer), method
     assert isinstance(model, DebertaForMaskedLM)
-    marks = Marks(tokenizer.mask_id, tokenizer.word_start_V)
+    marks = Marks(tokenizer.mask_id, tokenizer.word_start_V, tokenizer.unspaced_V)
     scores = iter(
         log_likelihoods(model, params, sentences, method, marks, mesh, batch_tokens, log).tolist()
     )
@@ -114,8 +114,8 @@ def _detected(kept, logits: Sequence[np.ndarray], tokenizer) -> list[Scored]:
         chances = [1 / (1 + np.exp(-x)) for x in own]
         pieces = [[tokenizer.decode([i]) for i in x[1:-1]] for x in ids]
         replaced = [
-            list(zip(*x, strict=True))
-            for x in zip(pieces, map(np.ndarray.tolist, chances), strict=True)
+            list(zip(names, x.tolist(), strict=True))
+            for names, x in zip(pieces, chances, strict=True)
         ]
         results.append(Scored(item, [len(x) for x in own], scores, replaced))
     return results

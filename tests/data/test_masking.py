@@ -1,3 +1,5 @@
+import hashlib
+import itertools
 import time
 import types
 
@@ -15,6 +17,7 @@ IS_SPECIAL_V = np.isin(np.arange(PIECES + 1), [0, 1, 2, 3, MASK_ID])
 WORD_START_V = np.arange(PIECES + 1) % 2 == 0
 VOCABULARY = types.SimpleNamespace(
     word_start_V=WORD_START_V,
+    unspaced_V=np.zeros(PIECES + 1, bool),
     is_special_V=IS_SPECIAL_V,
     mask_id=MASK_ID,
     num_ordinary=PIECES - 4,
@@ -255,11 +258,52 @@ def test_num_predictions():
 
 @pytest.mark.parametrize("field, value", [
     ("rate", 0.0), ("rate", 1.1), ("max_ngram", 0), ("mask_share", 1.5), ("random_share", 0.3),
-    ("num_predictions", 129), ("num_predictions", -1),
+    ("num_predictions", 129), ("num_predictions", -1), ("max_word_pieces", 0),
+    ("max_unspaced_pieces", 0), ("rate", 1e-9), ("rate", float("nan")),
 ])  # fmt: skip
 def test_fields_out_of_range(field, value):
     with pytest.raises(UserError, match=f"masking.{field}={value}"):
         num_predictions(MaskingConfig(**{field: value}), 128)
+
+
+def test_no_target_is_refused_however_much_room_there_is():
+    with pytest.raises(UserError, match=r"rate=1e-09: it leaves no target.*128 tokens.*0\.0078"):
+        num_predictions(MaskingConfig(rate=1e-9, num_predictions=8), 128)
+
+
+def test_few_targets(seed):
+    """Less than one a sequence: some have none."""
+    ids, segments = fresh_batch(seed, 2000, 64, whole_rows=True)
+    config = MaskingConfig(rate=0.25 / 64)
+    masked = mask(ids, segments, config, seed=seed)
+    count = masked["masked_weights"].sum()
+    maskable = (~IS_SPECIAL_V[ids]).sum()
+    assert masked["masked_weights"].shape == (2000, 8)
+    assert count / maskable == pytest.approx(config.rate, rel=0.35)
+
+
+@pytest.mark.parametrize("pieces, whole", [(32, True), (33, False), (500, False)])
+def test_longest_word(pieces, whole, seed):
+    """Beyond it every piece is a word, and spans are of pieces."""
+    ids = np.full((400, 512), 101, np.int32)
+    ids[:, 1 : 1 + pieces] = 101
+    ids[:, 1] = ids[:, 1 + pieces :: 2] = 100
+    segments = np.ones_like(ids)
+    config = MaskingConfig(rate=0.1, num_predictions=512)
+    chosen = targets(ids, mask(ids, segments, config, seed=seed))[:, 1 : 1 + pieces]
+    assert chosen.mean() == pytest.approx(0.1, abs=0.06 if whole else 0.03)
+    assert (chosen == chosen[:, :1]).all() == whole
+
+
+def test_spaced_text_has_the_targets_it_had():
+    """Runs go on with the targets that they began with: these are from before words had bounds."""
+    digest = hashlib.sha256()
+    for length, max_ngram in itertools.product((32, 128, 512), (1, 3, 5)):
+        ids, segments = fresh_batch(length, 40, length)
+        config = MaskingConfig(max_ngram=max_ngram)
+        for values in mask(ids, segments, config, seed=7, step=3, first_row=40).values():
+            digest.update(np.ascontiguousarray(values).tobytes())
+    assert digest.hexdigest() == "788eb85fb60b3c86464ad0182d72856e5cf058766c289a570b7e74392c8fabf1"
 
 
 def test_purposes_have_seeds_of_their_own():

@@ -79,6 +79,21 @@ def test_the_two_methods_differ_only_within_words(seed):
     assert np.all(np.abs(other - first)[longer] > 1e-4) and np.all(other[~longer] == first[~longer])
 
 
+def test_a_sentence_without_blanks_is_not_one_word(seed):
+    """Of a script without blanks, more than four tokens; of others, more than 32."""
+    config = small.variant(num_hidden_layers=2)
+    params, (sentences, _) = small.random_params(config, seed), random_sentences(seed)
+    nowhere, everywhere = np.zeros(120, bool), np.ones(120, bool)
+    whole, unspaced = Marks(MASK, nowhere), Marks(MASK, nowhere, everywhere)
+    alone = scores(config, params, sentences, "pll", whole)
+    together = scores(config, params, sentences, "pll-word-l2r", whole)
+    ours = scores(config, params, sentences, "pll-word-l2r", unspaced)
+    short = np.array(LENGTHS) - 2 <= 4
+    assert 0 < short.sum() < len(short)
+    np.testing.assert_array_equal(ours[short], together[short])
+    np.testing.assert_array_equal(ours[~short], alone[~short])
+
+
 def test_pseudo_log_likelihood_is_that_of_transformers(seed, tmp_path):
     torch = pytest.importorskip("torch", reason="the parity extra is not installed")
     transformers = pytest.importorskip("transformers", reason="the parity extra is not installed")

@@ -328,6 +328,7 @@ def test_our_own_export(transformers, tmp_path, seed):
     ours, _ = check_parity(transformers, tmp_path / "out", seed)
     assert ours.mask_id == tokenizer.mask_id and ours.pieces == tokenizer.pieces
     np.testing.assert_array_equal(ours.word_start_V, tokenizer.word_start_V)
+    np.testing.assert_array_equal(ours.unspaced_V, tokenizer.unspaced_V)
     for text in random_texts(seed):
         if "[" not in text:
             ids = ours.encode(text, add_special_tokens=False)

@@ -59,10 +59,10 @@ def filler(objective):
 
 def test_e_delta_is_zero_at_first_and_no_table_is_there_twice(seed):
     for sharing, tables in (("gdes", 2), ("es", 1), ("nes", 2)):
-        params = nn.unbox(make(sharing=sharing).init(jax.random.key(seed)))
+        params = nn.unbox(jax.eval_shape(make(sharing=sharing).init, jax.random.key(seed)))
         shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
         assert shapes.count((small.SMALL.vocab_size, small.SMALL.hidden_size)) == tables
-    params = nn.unbox(make().init(jax.random.key(seed)))
+    params = nn.unbox(jit(make(layers=1).init)(jax.random.key(seed)))
     assert not np.any(params["delta"]["word_embeddings"]["embedding"])
 
 
@@ -70,7 +70,7 @@ def test_e_delta_is_zero_at_first_and_no_table_is_there_twice(seed):
 def test_whose_gradient_is_whose(sharing, seed):
     """By the generator's parameters the RTD loss has none, but of the table under es; by all that
     is the discriminator's, E_delta included, the MLM loss has none."""
-    objective = make(sharing=sharing, decoupled=False)
+    objective = make(layers=1, sharing=sharing, decoupled=False)
     params, batch = noisy(objective, seed), small.random_batch(small.SMALL, seed)
     weights, rng = objective.weights(batch), jax.random.key(seed)
 
@@ -141,7 +141,7 @@ def test_scores_are_those_of_sklearn(seed):
 
 def test_documents_of_a_packed_row_do_not_see_each_other(seed):
     """Another second document changes no label and no logit of the first one's tokens."""
-    objective = make()
+    objective = make(layers=1)
     params = noisy(objective, seed)
     batch = small.random_batch(small.SMALL, seed)
     other = np.random.default_rng(seed + 1).integers(4, 119, batch["input_ids"].shape)
@@ -167,7 +167,7 @@ def test_documents_of_a_packed_row_do_not_see_each_other(seed):
 
 def test_the_exported_table_is_the_sum_and_gives_the_same_logits(seed):
     for sharing in ("gdes", "es", "nes"):
-        objective = make(sharing=sharing)
+        objective = make(layers=1, sharing=sharing)
         params, batch = noisy(objective, seed), small.random_batch(small.SMALL, seed)
         text = batch["input_ids"], batch["segment_ids"], batch["position_ids"]
         model = objective.models["discriminator"]
@@ -249,7 +249,7 @@ def _adam(state):
 def test_microbatches_make_the_same_step(seed):
     """But for what is drawn: at a temperature near zero the likeliest token always is."""
     config = OptimizerConfig(learning_rate=1e-3, warmup="0 steps")
-    objective = make(temperature=1e-4)
+    objective = make(layers=1, temperature=1e-4)
     params, batch = noisy(objective, seed), small.random_batch(small.SMALL, seed)
     optimizers = make_optimizers(config, objective, UNITS)
     results = []
@@ -305,29 +305,28 @@ def check_sharded(seed):
 
     seed = int(seed)
     config = OptimizerConfig(learning_rate=1e-3, warmup="0 steps")
-    for sharing in ("gdes", "es"):
-        objective = make(sharing=sharing)
-        params, batch = noisy(objective, seed), small.random_batch(small.SMALL, seed)
-        optimizers = make_optimizers(config, objective, UNITS)
-        step = make_train_step(objective, optimizers, 1)
-        state = TrainState(jnp.int32(0), params, optimizers.init(params))
-        want, want_metrics = jax.device_get(jit(step)(state, batch, np.uint32(3)))
-        mesh = make_mesh(MeshConfig(2, 2, 2), jax.devices())
-        abstract, initialize = abstract_state(objective, optimizers, mesh)
-        layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        with sharding.on(mesh):
-            placed = initialize(None, params)
-            rows = sharding.to_devices(batch, mesh)
-            there = jax.jit(step, in_shardings=(layouts, sharding.batch_sharding(mesh), None))
-            got, metrics = there(placed, rows, np.uint32(3))
-            compiled = there.lower(placed, rows, np.uint32(3)).compile().as_text()
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), jax.device_get(got), want
-        )
-        for name, value in want_metrics.items():
-            np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-        # No device ever holds a whole table, E_delta and its gradient included.
-        assert f"f32[{small.SMALL.vocab_size},{small.SMALL.hidden_size}]" not in compiled
+    objective = make(layers=2)
+    params, batch = noisy(objective, seed), small.random_batch(small.SMALL, seed)
+    optimizers = make_optimizers(config, objective, UNITS)
+    step = make_train_step(objective, optimizers, 1)
+    state = TrainState(jnp.int32(0), params, optimizers.init(params))
+    want, want_metrics = jax.device_get(jit(step)(state, batch, np.uint32(3)))
+    mesh = make_mesh(MeshConfig(2, 2, 2), jax.devices())
+    abstract, initialize = abstract_state(objective, optimizers, mesh)
+    layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    with sharding.on(mesh):
+        arguments = initialize(None, params), sharding.to_devices(batch, mesh), np.uint32(3)
+        there = jit(step, in_shardings=(layouts, sharding.batch_sharding(mesh), None))
+        compiled = there.lower(*arguments).compile()
+        got, metrics = compiled(*arguments)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), jax.device_get(got), want
+    )
+    for name, value in want_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    # No device ever holds a whole table, E_delta and its gradient included.
+    whole = f"f32[{small.SMALL.vocab_size},{small.SMALL.hidden_size}]"
+    assert whole not in compiled.as_text()
 
 
 def test_the_settings_of_a_group_are_its_own():

@@ -47,7 +47,7 @@ def tiny_fields() -> dict[str, object]:
     tiny = schema.flatten(schema.freeze(tiny_recipe.get_config()))
     fields = {n: v for n, v in tiny.items() if v != schema.flatten(schema.Config())[n]}
     del fields["train.norms_every"]
-    return fields | {"train.duration": "3 steps", "train.checkpoint_every": "0", "mesh.fsdp": 1}
+    return fields | {"train.duration": "3 steps", "train.checkpoint_every": "0"}
 
 
 TINY = tiny_fields()
@@ -113,6 +113,7 @@ def in_process(directory, where, target, *arguments):
     process = context.Process(target=in_directory, args=(directory, target, *arguments, log))
     process.start()
     process.join(300)
+    process.kill()
     assert process.exitcode == 0, f"{where}: {arguments} ends with {process.exitcode}\n" + (
         log.read_text() if log.exists() else ""
     )
@@ -154,7 +155,7 @@ def run_python(directory: Path, where: str, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """What the pages suppose: recipes, launchers, text, examples, and the run of the tour."""
+    """What pages start from: recipes, launchers, text, examples, and the run of the tour."""
     directory = tmp_path_factory.mktemp("checkout")
     for name in ("configs", "launch"):
         (directory / name).symlink_to(ROOT / name)
@@ -163,8 +164,6 @@ def checkout(tmp_path_factory):
         (directory / folder).mkdir()
     with gzip.open(directory / "text" / "plays.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in documents)
-    with gzip.open(directory / "text" / "held_out.jsonl.gz", "wt") as file:
-        file.write(json.dumps({"text": documents[0]}) + "\n")
     pair = {"sentence_good": "I know thee well.", "sentence_bad": "I knows thee well."}
     (directory / "pairs" / "agreement.jsonl").write_text(json.dumps(pair) + "\n")
     lines = [line.strip() for line in documents[0].splitlines() if 20 < len(line) < 60]
@@ -191,22 +190,24 @@ def test_every_block_is_run_or_says_why_not(name):
             assert path.startswith("tests/") and f"\ndef {test}(" in source, block.where
     # A command in an indented block, or one with a mark that is misspelt, would never be seen.
     text = outside_blocks(name)
-    assert not re.findall(r"^ {4,}(?:python|bash|deberta-jax|pip|\$) .*", text, re.M)
+    assert not re.findall(r"^ +```.*|^ {4,}(?:python|bash|deberta-jax|pip|\$) .*", text, re.M)
     marks = [block for block in read_blocks(name) if block.mark]
     assert text.count("<!-- not run") + text.count("<!-- run by") == len(marks)
 
 
+def runnable(name):
+    """The blocks of a page that are run here."""
+    blocks = [block for block in read_blocks(name) if not block.mark]
+    return [block for block in blocks if block.language in ("python", *SHELL)]
+
+
 @pytest.mark.slow(minutes=0.1)
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", filter(runnable, PAGES))
 def test_what_a_page_tells_to_run_runs(name, checkout, tmp_path):
     directory = tmp_path / "checkout"
-    blocks = [block for block in read_blocks(name) if not block.mark]
-    if not any(block.language in ("python", *SHELL) for block in blocks):
-        return
     shutil.copytree(checkout, directory, symlinks=True)
-    for block in blocks:
+    for block in runnable(name):
         if block.language == "python":
             run_python(directory, block.where, block.text)
-        elif block.language in SHELL:
-            for words in block.commands:
-                run_command(directory, block.where, words)
+        for words in block.commands if block.language in SHELL else ():
+            run_command(directory, block.where, words)

@@ -46,7 +46,6 @@ def tiny_fields() -> dict[str, object]:
     """What makes any recipe tiny, by the dotted names of its fields."""
     tiny = schema.flatten(schema.freeze(tiny_recipe.get_config()))
     fields = {n: v for n, v in tiny.items() if v != schema.flatten(schema.Config())[n]}
-    del fields["train.norms_every"]
     return fields | {"train.duration": "3 steps", "train.checkpoint_every": "0"}
 
 
@@ -172,7 +171,7 @@ def checkout(tmp_path_factory):
             examples = [(i % 2, "Title", line) for i, line in enumerate(rows)]
             csv.writer(file).writerows([("category", "title", "body"), *examples])
     for words in read_blocks("docs/tour.md")[0].commands:
-        run_command(directory, "docs/tour.md", [*words, "--config.train.norms_every=1%"])
+        run_command(directory, "docs/tour.md", words)
     return directory
 
 

@@ -57,7 +57,10 @@ ROWS: dict[str, tuple[dict[str, Any], Callable | None]] = {
 
 
 def lower_step(
-    config: ModelConfig, compute: ComputeConfig, chip: str, attend: Callable | None = None
+    config: ModelConfig,
+    compute: ComputeConfig,
+    device: jax.Device,
+    attend: Callable | None = None,
 ) -> jax.stages.Lowered:
     """The training step of one chip, not yet compiled."""
     run = Config(
@@ -67,7 +70,7 @@ def lower_step(
         train=TrainConfig(batch_size=BATCH),
     )
     objective = objectives.make(run)
-    program = compilation.program_for(run, tpu_devices(chip)[:1], objective)
+    program = compilation.program_for(run, [device], objective)
     with with_attention(attend) if attend else nullcontext():
         return compilation.lower_step(run, program, objective)
 
@@ -98,7 +101,9 @@ def print_row(label: str, baseline: float | None, args) -> float | None:
     try:
         config, compute = configs("base", 0.1, remat=args.remat, **fields)
         config = dataclasses.replace(config, num_hidden_layers=args.layers)
-        estimate = estimate_lowered(lower_step(config, compute, args.chip, attend), args.chip)
+        estimate = estimate_lowered(
+            lower_step(config, compute, tpu_devices(args.chip)[0], attend), args.chip
+        )
     except (UserError, jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         print(f"| {label} | {str(error).splitlines()[0][:200]} |")
         return None

@@ -135,7 +135,7 @@ def interleaved(calls: dict[str, Callable], repeats: int) -> dict[str, list[tupl
 def measure(batch: int, length: int, repeats: int) -> None:
     """Prints a row for each variant at one shape."""
     operands = random_operands(batch, length)
-    calls = {}
+    calls: dict[str, Callable] = {}
     for name, attention in (DISENTANGLED | WITHOUT_TERMS).items():
         compiled = forward_and_backward(attention, batch, length)
         calls[name] = functools.partial(finished, compiled, operands)

@@ -96,13 +96,15 @@ def trainer(args) -> None:
     rng = np.random.default_rng(derive_seed(0, "task examples"))
     if args.examples < len(rows):
         rows = [rows[i] for i in rng.choice(len(rows), args.examples, replace=False)]
-    encoded = tokenizer([row["sentence"] for row in rows], truncation=True, max_length=args.length)
+    encoded = tokenizer(
+        [row.get("sentence") for row in rows], truncation=True, max_length=args.length
+    )
     data: Any = [
-        {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": int(row["label"])}
+        {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": int(row.get("label"))}
         for ids, row in zip(encoded["input_ids"], rows, strict=True)
     ]
     padded = transformers.DataCollatorWithPadding(tokenizer)
-    tokens = 0
+    tokens, steps_of_turn = 0, args.steps
 
     def collate(examples):
         nonlocal tokens
@@ -114,13 +116,13 @@ def trainer(args) -> None:
 
         steps, start = 0, 0.0
 
-        def on_step_end(self, settings, state, control, **rest):
+        def on_step_end(self, args, state, control, **kwargs):
             nonlocal tokens
-            del settings, state, rest
+            del args, state, kwargs
             self.steps += 1
-            if self.steps % args.steps:
+            if self.steps % steps_of_turn:
                 return
-            if self.steps > args.steps:  # the first turn is not measured
+            if self.steps > steps_of_turn:  # the first turn is not measured
                 report(time.perf_counter() - self.start, tokens)
             control.should_training_stop = not sys.stdin.readline()
             tokens, self.start = 0, time.perf_counter()

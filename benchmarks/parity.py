@@ -81,7 +81,8 @@ def half_precision(theirs, seed: int) -> tuple[float, float]:
     want = outputs["float32"]
     norm = np.linalg.norm(want)
     ours = np.linalg.norm(outputs["bfloat16"] - want) / norm
-    return ours, np.linalg.norm(half.last_hidden_state.float().numpy()[seen] - want) / norm
+    theirs_off = np.linalg.norm(half.last_hidden_state.float().numpy()[seen] - want) / norm
+    return float(ours), float(theirs_off)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

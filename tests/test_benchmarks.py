@@ -64,6 +64,7 @@ def test_a_script_explains_itself(name, capsys):
     assert text.startswith("usage:") and sys.modules[f"benchmarks.{name}"].__doc__[:20] in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALONE)
 def test_a_script_that_needs_no_files(name, capsys, tmp_path):
     arguments, printed = ALONE[name]
@@ -81,7 +82,7 @@ def test_a_training_step_of_each_algorithm(variant, monkeypatch, capsys):
     sizes = ["--layers=1", "--length=16", "--vocabulary=500"]
     script("cpu_model").main(["step", f"--worker={variant}", *sizes])
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith('{"seconds"')]
-    assert 4 < json.loads(line)["loss"] < 30
+    assert 0 < json.loads(line)["loss"] < 20  # ln 500 is 6.2; one step was made before
 
 
 @pytest.fixture(scope="module")

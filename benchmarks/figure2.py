@@ -142,14 +142,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation_corpus", required=True)
     parser.add_argument("--workdir", default="runs/figure2")
     parser.add_argument("--out", default="docs/images")
-    parser.add_argument("--config", default="quickstart", help="the recipe of both models")
+    parser.add_argument("--config", default="quickstart", help="the recipe of the models")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--duration", default="2000 steps")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--sequences", type=int, default=SEQUENCES)
     parser.add_argument("--pictures", nargs="*", default=list(PICTURES), choices=list(PICTURES))
     args = parser.parse_args(argv)
+    if args.pictures and "DeBERTa" not in args.models:
+        parser.error("--pictures are of DeBERTa, which --models leaves out")
     deberta_jax.prepare(configured(args), args.workdir)
-    runs = {model: train(model, args) for model in MODELS}
+    runs = {model: train(model, args) for model in args.models}
     print(table(runs, args.sequences))
     for name in args.pictures:
         draw(name, runs, Path(args.out))

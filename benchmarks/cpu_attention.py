@@ -3,24 +3,25 @@
     python -m benchmarks.cpu_attention
 
 float32, base heads (12 of 64), log buckets. The variants run in turn, one call each, several times
-over; the table gives medians, and each variant's median ratio to ours. CPU time is that of all
-threads: it tells on a busy machine what the clock cannot.
+over; the table gives medians, and each variant's median ratio to the compiled kernel. CPU time is
+that of all threads: it tells on a busy machine what the clock cannot.
 """
 
 import argparse
 import functools
 import time
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deberta_jax.kernels import xla
+from deberta_jax.kernels import cpu, xla
 from deberta_jax.kernels.protocol import AttentionCall
 from deberta_jax.kernels.relative import Relative
 from deberta_jax.model.positions import relative_rows
 
-SHAPES = ((1, 512), (4, 128), (1, 2048))
+SHAPES = ("1x512", "4x128", "1x2048")
 HEADS, SIZE, BUCKETS, FURTHEST = 12, 64, 256, 512
 
 
@@ -28,13 +29,27 @@ def distance_rows(length):
     return relative_rows(np.arange(1 - length, length), BUCKETS, BUCKETS, FURTHEST)
 
 
-def ours(query, key, value, relative_key, relative_query, segments):
+def disentangled_call(query, key, value, relative_key, relative_query, segments):
     relative = Relative(relative_key, relative_query, distance_rows(key.shape[1]))
-    return xla.attention(AttentionCall(query, key, value, relative, segments, segments))
+    return AttentionCall(query, key, value, relative, segments, segments)
 
 
-def ours_without_terms(query, key, value, relative_key, relative_query, segments):
-    return xla.attention(AttentionCall(query, key, value, None, segments, segments))
+def plain_call(query, key, value, relative_key, relative_query, segments):
+    return AttentionCall(query, key, value, None, segments, segments)
+
+
+def compiled_kernel(*operands):
+    call = disentangled_call(*operands)
+    cpu.IMPLEMENTATION.require(call)
+    return cpu.attention(call)
+
+
+def in_xla(*operands):
+    return xla.attention(disentangled_call(*operands))
+
+
+def in_xla_without_terms(*operands):
+    return xla.attention(plain_call(*operands))
 
 
 def plain(query, key, value, relative_key, relative_query, segments):
@@ -46,9 +61,9 @@ def plain(query, key, value, relative_key, relative_query, segments):
 def gather(query, key, value, relative_key, relative_query, segments):
     """The released formulation: an L x L bias a head, out of Q Kr^T and K Qr^T, by gathers."""
     length = key.shape[1]
-    places = jnp.arange(length)
-    rows = jnp.asarray(distance_rows(length), jnp.int32)[places[:, None] - places + length - 1]
-    rows = rows[None, None]
+    positions = jnp.arange(length)
+    distances = positions[:, None] - positions + length - 1
+    rows = jnp.asarray(distance_rows(length), jnp.int32)[distances][None, None]
     scores = jnp.einsum("bihd,bjhd->bhij", query, key)
     c2p = jnp.einsum("bihd,rhd->bhir", query, relative_key)
     scores += jnp.take_along_axis(c2p, rows, axis=-1)
@@ -63,15 +78,19 @@ def attended(scores, value, segments):
     return jnp.einsum("bhij,bjhd->bihd", weights, value)
 
 
-VARIANTS = {
-    "disentangled, ours": ours,
+OURS = "disentangled, compiled kernel"
+DISENTANGLED = {
+    OURS: compiled_kernel,
+    "disentangled, plain XLA": in_xla,
     "disentangled, gather": gather,
+}
+WITHOUT_TERMS = {
     "plain (no relative term), XLA's autodiff": plain,
-    "plain (no relative term), ours": ours_without_terms,
+    "plain (no relative term), ours in XLA": in_xla_without_terms,
 }
 
 
-def operand_shapes(batch, length):
+def operand_shapes(batch: int, length: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     """(query, key, value, relative keys, relative queries, segments)."""
     content = jax.ShapeDtypeStruct((batch, length, HEADS, SIZE), jnp.float32)
     table = jax.ShapeDtypeStruct((2 * BUCKETS, HEADS, SIZE), jnp.float32)
@@ -79,12 +98,19 @@ def operand_shapes(batch, length):
     return content, content, content, table, table, segments
 
 
-def forward_and_backward(attention, batch, length):
+def random_operands(batch: int, length: int) -> list[jax.Array]:
+    """Operands of one document a row."""
+    rng = np.random.default_rng(0)
+    *content, segments = operand_shapes(batch, length)
+    operands = [jnp.asarray(rng.normal(size=x.shape), x.dtype) for x in content]
+    return [*operands, jnp.ones(segments.shape, segments.dtype)]
+
+
+def forward_and_backward(attention: Callable, batch: int, length: int):
     """The compiled gradient, by all operands, of the sum of squares of the attention's result."""
 
-    def loss(query, key, value, relative_key, relative_query, segments):
-        out = attention(query, key, value, relative_key, relative_query, segments)
-        return jnp.sum(out**2)
+    def loss(*operands):
+        return jnp.sum(attention(*operands) ** 2)
 
     return jax.jit(jax.grad(loss, range(5))).lower(*operand_shapes(batch, length)).compile()
 
@@ -93,45 +119,47 @@ def finished(compiled, operands):
     return jax.block_until_ready(compiled(*operands))
 
 
-def interleaved(calls, repeats):
+def interleaved(calls: dict[str, Callable], repeats: int) -> dict[str, list[tuple[float, float]]]:
     """{name: [(seconds, CPU seconds)]} of the calls, each made once in every turn."""
-    times = {name: [] for name in calls}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for call in calls.values():
         call()
     for _ in range(repeats):
         for name, call in calls.items():
-            clock, cpu = time.perf_counter(), time.process_time()
+            clock, cpu_clock = time.perf_counter(), time.process_time()
             call()
-            times[name].append((time.perf_counter() - clock, time.process_time() - cpu))
+            times[name].append((time.perf_counter() - clock, time.process_time() - cpu_clock))
     return times
 
 
-def main() -> None:
+def measure(batch: int, length: int, repeats: int) -> None:
+    """Prints a row for each variant at one shape."""
+    operands = random_operands(batch, length)
+    calls: dict[str, Callable] = {}
+    for name, attention in (DISENTANGLED | WITHOUT_TERMS).items():
+        compiled = forward_and_backward(attention, batch, length)
+        calls[name] = functools.partial(finished, compiled, operands)
+    times = {name: np.array(t) for name, t in interleaved(calls, repeats).items()}
+    for name, taken in times.items():
+        wall, cpu_time = 1000 * np.median(taken, axis=0)
+        ratio, cpu_ratio = np.median(taken / times[OURS], axis=0)
+        print(
+            f"| {batch} x {length} | {name} | {wall:.0f} | {cpu_time:.0f} "
+            f"| {ratio:.2f} ({cpu_ratio:.2f}) |",
+            flush=True,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
-    print("| batch x length | attention | ms | CPU ms | time relative to ours (CPU) |")
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, help="BATCHxLENGTH of each")
+    args = parser.parse_args(argv)
+    print("| batch x length | attention | ms | CPU ms | time relative to the kernel's (CPU) |")
     print("|---|---|---|---|---|")
-    for batch, length in SHAPES:
-        rng = np.random.default_rng(0)
-        operands = [
-            jnp.asarray(rng.normal(size=x.shape), x.dtype) for x in operand_shapes(batch, length)
-        ]
-        operands[-1] = jnp.ones_like(operands[-1])
-        calls = {}
-        for name, attention in VARIANTS.items():
-            compiled = forward_and_backward(attention, batch, length)
-            calls[name] = functools.partial(finished, compiled, operands)
-        times = {name: np.array(t) for name, t in interleaved(calls, repeats).items()}
-        own = times["disentangled, ours"]
-        for name, taken in times.items():
-            wall, cpu = 1000 * np.median(taken, axis=0)
-            ratio, cpu_ratio = np.median(taken / own, axis=0)
-            print(
-                f"| {batch} x {length} | {name} | {wall:.0f} | {cpu:.0f} "
-                f"| {ratio:.2f} ({cpu_ratio:.2f}) |",
-                flush=True,
-            )
+    for shape in args.shapes:
+        batch, length = map(int, shape.split("x"))
+        measure(batch, length, args.repeats)
 
 
 if __name__ == "__main__":

@@ -22,31 +22,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import IO, Any, cast
 
 import numpy as np
 
-VOCABULARY, MASKED_SHARE = 128_100, 0.15
+WIDTH, MASKED_SHARE = 768, 0.15
 # The comparison of encoders needs no large table: the lookup is not what is measured.
 SMALL_VOCABULARY = 1000
-VARIANTS = {
-    "encoder": {
-        "ours": "encoder_ours",
-        "transformers, eager": "encoder_eager",
-        "transformers, torch.compile": "encoder_compiled",
-    },
-    "step": {"ours": "step_ours", "released algorithm": "step_released"},
-}
 
 
-def released_config(vocabulary, layers):
+def released_config(vocabulary: int, layers: int):
     import transformers
 
-    return transformers.DebertaV2Config(
+    geometry: dict[str, Any] = dict(
         vocab_size=vocabulary,
-        hidden_size=768,
+        hidden_size=WIDTH,
         num_hidden_layers=layers,
         num_attention_heads=12,
-        intermediate_size=3072,
+        intermediate_size=4 * WIDTH,
         max_position_embeddings=512,
         type_vocab_size=0,
         layer_norm_eps=1e-7,
@@ -57,16 +51,17 @@ def released_config(vocabulary, layers):
         norm_rel_ebd="layer_norm",
         share_att_key=True,
     )
+    return transformers.DebertaV2Config(**geometry)
 
 
-def encoder_inputs(arguments):
+def encoder_inputs(args) -> tuple[np.ndarray, np.ndarray]:
     """(tokens, weight of every number of the last hidden state in the loss)."""
     rng = np.random.default_rng(0)
-    ids = rng.integers(4, SMALL_VOCABULARY, (arguments.batch, arguments.length))
-    return ids.astype(np.int32), rng.normal(size=(*ids.shape, 768)).astype(np.float32)
+    ids = rng.integers(4, SMALL_VOCABULARY, (args.batch, args.length))
+    return ids.astype(np.int32), rng.normal(size=(*ids.shape, WIDTH)).astype(np.float32)
 
 
-def encoder_ours(arguments):
+def encoder_ours(args):
     import jax
     import jax.numpy as jnp
 
@@ -74,9 +69,9 @@ def encoder_ours(arguments):
     from deberta_jax.parallel import host_memory
 
     host_memory.keep()  # as every verb does
-    model, params = deberta_jax.load_pretrained(arguments.checkpoint)
-    model = model.clone(compute=dataclasses.replace(model.compute, unroll=arguments.layers))
-    ids, weight = encoder_inputs(arguments)
+    model, params = deberta_jax.load_pretrained(args.checkpoint)
+    model = model.clone(compute=dataclasses.replace(model.compute, unroll=args.layers))
+    ids, weight = encoder_inputs(args)
 
     def loss(params):
         return jnp.sum(model.apply({"params": params}, ids) * weight)
@@ -85,13 +80,13 @@ def encoder_ours(arguments):
     return lambda: float(jax.block_until_ready(step(params))[0])
 
 
-def encoder_eager(arguments, compiled=False):
+def encoder_eager(args, compiled=False):
     import torch
     import transformers
 
-    model = transformers.DebertaV2Model.from_pretrained(arguments.checkpoint).eval()
+    model = transformers.DebertaV2Model.from_pretrained(args.checkpoint).eval()
     run = torch.compile(model) if compiled else model
-    ids, weight = map(torch.tensor, encoder_inputs(arguments))
+    ids, weight = map(torch.tensor, encoder_inputs(args))
 
     def step():
         model.zero_grad()
@@ -102,28 +97,28 @@ def encoder_eager(arguments, compiled=False):
     return step
 
 
-def encoder_compiled(arguments):
-    return encoder_eager(arguments, compiled=True)
+def encoder_compiled(args):
+    return encoder_eager(args, compiled=True)
 
 
-def masked_batch(arguments):
+def masked_batch(args) -> dict[str, np.ndarray]:
     """A batch of our objective's: 15 % of every row's tokens are masked."""
     rng = np.random.default_rng(0)
-    shape = (arguments.batch, arguments.length)
-    masked = round(MASKED_SHARE * arguments.length)
-    places = [np.sort(rng.choice(shape[1], masked, replace=False)) for _ in range(shape[0])]
-    places = np.array(places, np.int32)
+    shape = (args.batch, args.length)
+    masked = round(MASKED_SHARE * args.length)
+    rows = [np.sort(rng.choice(shape[1], masked, replace=False)) for _ in range(shape[0])]
+    positions = np.array(rows, np.int32)
     return {
-        "input_ids": rng.integers(4, VOCABULARY, shape).astype(np.int32),
+        "input_ids": rng.integers(4, args.vocabulary, shape).astype(np.int32),
         "segment_ids": np.ones(shape, np.int32),
         "position_ids": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
-        "masked_positions": places,
-        "masked_labels": rng.integers(4, VOCABULARY, places.shape).astype(np.int32),
-        "masked_weights": np.ones(places.shape, np.float32),
+        "masked_positions": positions,
+        "masked_labels": rng.integers(4, args.vocabulary, positions.shape).astype(np.int32),
+        "masked_weights": np.ones(positions.shape, np.float32),
     }
 
 
-def step_ours(arguments):
+def step_ours(args):
     import jax
 
     from deberta_jax import schema
@@ -135,12 +130,13 @@ def step_ours(arguments):
 
     host_memory.keep()  # as every verb does
     config = schema.Config()
-    train = dataclasses.replace(config.train, batch_size=arguments.batch)
+    train = dataclasses.replace(config.train, batch_size=args.batch)
     config = dataclasses.replace(config, train=train)
-    objective = MaskedLanguageModelling(ModelConfig(num_hidden_layers=arguments.layers))
-    units = StepUnits(arguments.batch * arguments.length, 10**6, 10**6)
+    model = ModelConfig(num_hidden_layers=args.layers, vocab_size=args.vocabulary)
+    objective = MaskedLanguageModelling(model)
+    units = StepUnits(args.batch * args.length, 10**6, 10**6)
     program = make_program(config, objective, units)
-    batch = masked_batch(arguments)
+    batch = masked_batch(args)
     state = program.initialize(jax.random.key(0), None)
 
     def step():
@@ -153,21 +149,21 @@ def step_ours(arguments):
     return step
 
 
-def step_released(arguments):
+def step_released(args):
     import torch
     import transformers
 
-    config = released_config(VOCABULARY, arguments.layers)
+    config = released_config(args.vocabulary, args.layers)
     model = transformers.DebertaV2Model(config).train()
     positions = torch.nn.Embedding(config.max_position_embeddings, config.hidden_size)
     dense = torch.nn.Linear(config.hidden_size, config.hidden_size)
     norm = torch.nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-    bias = torch.nn.Parameter(torch.zeros(VOCABULARY))
+    bias = torch.nn.Parameter(torch.zeros(args.vocabulary))
     modules = [model, positions, dense, norm]
     parameters = [*(p for module in modules for p in module.parameters()), bias]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6, weight_decay=0.01)
-    batch = {name: torch.tensor(x).long() for name, x in masked_batch(arguments).items()}
-    rows = torch.arange(arguments.batch)[:, None]
+    batch = {name: torch.tensor(x).long() for name, x in masked_batch(args).items()}
+    rows = torch.arange(args.batch)[:, None]
 
     def loss():
         mask = batch["segment_ids"]
@@ -198,108 +194,134 @@ def step_released(arguments):
     return step
 
 
-def work(arguments):
-    """A variant's process: a step for every line read; its times, loss and peak memory told."""
-    step = globals()[arguments.what](arguments)
+# What is compared: functions of the arguments that return `() -> loss`, one step.
+VARIANTS: dict[str, dict[str, Callable]] = {
+    "encoder": {
+        "ours": encoder_ours,
+        "eager": encoder_eager,
+        "torch.compile": encoder_compiled,
+    },
+    "step": {"ours": step_ours, "released": step_released},
+}
+# The arguments that a variant's process gets.
+SHARED = ("length", "batch", "layers", "vocabulary", "checkpoint")
+
+
+def work(args) -> None:
+    """A variant's process: one step, and its report, for every line read."""
+    step = VARIANTS[args.what][args.worker](args)
     step()
     for _ in sys.stdin:
         clock, cpu = time.perf_counter(), time.process_time()
         loss = step()
-        told = {
+        report = {
             "seconds": time.perf_counter() - clock,
             "cpu": time.process_time() - cpu,
             "loss": loss,
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
-        print(json.dumps(told), file=sys.stderr, flush=True)
+        print(json.dumps(report), file=sys.stderr, flush=True)
 
 
 class Worker:
     """A process that runs one variant, a step at a time."""
 
-    def __init__(self, what, arguments, checkpoint):
-        command = [sys.executable, "-m", "benchmarks.cpu_model", what, "--worker"]
-        for name in ("length", "batch", "layers"):
-            command.append(f"--{name}={getattr(arguments, name)}")
+    def __init__(self, variant: str, args):
+        command = [sys.executable, "-m", "benchmarks.cpu_model", args.what, f"--worker={variant}"]
+        command += [f"--{name}={getattr(args, name)}" for name in SHARED]
         self.process = subprocess.Popen(
-            [*command, f"--checkpoint={checkpoint}"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.requests = cast(IO[str], self.process.stdin)
+        self.reports = cast(IO[str], self.process.stderr)
+        self.name = f"{args.what}, {variant}"
 
-    def step(self):
-        """What one step told; whatever else the process says is passed by."""
-        print("step", file=self.process.stdin, flush=True)
-        for line in self.process.stderr:
+    def step(self) -> dict[str, float]:
+        """The report of one step; whatever else the process writes is passed over."""
+        print("step", file=self.requests, flush=True)
+        written = []
+        for line in self.reports:
             if line.startswith('{"seconds"'):
                 return json.loads(line)
-        raise SystemExit(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
+            written.append(line)
+        raise SystemExit(f"{''.join(written)}{self.name}: ended with {self.process.wait()}")
 
-    def close(self):
-        self.process.stdin.close()
+    def close(self) -> None:
+        self.requests.close()
         self.process.wait()
 
 
-def save_checkpoint(directory, layers):
+def save_checkpoint(directory: str, layers: int) -> None:
     import torch
     import transformers
 
     torch.manual_seed(0)
-    transformers.DebertaV2Model(released_config(SMALL_VOCABULARY, layers)).save_pretrained(
-        directory
-    )
+    model = transformers.DebertaV2Model(released_config(SMALL_VOCABULARY, layers))
+    model.save_pretrained(directory)
 
 
-def measure(arguments):
-    """{variant: [what each of its steps told]}; only one process is at work at a time."""
-    with tempfile.TemporaryDirectory() as checkpoint:
-        if arguments.what == "encoder":
-            save_checkpoint(checkpoint, arguments.layers)
+def measure(args) -> dict[str, list[dict[str, float]]]:
+    """{variant: [the report of each of its steps]}; only one process is at work at a time."""
+    with tempfile.TemporaryDirectory() as args.checkpoint:
+        if args.what == "encoder":
+            save_checkpoint(args.checkpoint, args.layers)
         workers = {}
-        for name, what in VARIANTS[arguments.what].items():
-            workers[name] = Worker(what, arguments, checkpoint)
-            workers[name].step()
-        told = {name: [] for name in workers}
-        for _ in range(arguments.repeats):
+        for variant in args.variants or VARIANTS[args.what]:
+            workers[variant] = Worker(variant, args)
+            workers[variant].step()
+        reports: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
+        for _ in range(args.repeats):
             for name, worker in workers.items():
-                told[name].append(worker.step())
+                reports[name].append(worker.step())
         for worker in workers.values():
             worker.close()
-    return told
+    return reports
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", help="encoder, or step")
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        return work(arguments)
-
-    told = measure(arguments)
-    if arguments.what == "encoder":
-        losses = [steps[0]["loss"] for steps in told.values()]
-        np.testing.assert_allclose(losses, losses[0], rtol=1e-3, err_msg="not the same model")
-    print(f"{arguments.what}, {arguments.layers} layers, {arguments.batch} x {arguments.length}\n")
-    print("| variant | s | CPU s | tokens/s | ours is as fast (CPU) | peak memory, GiB |")
+def print_table(args, reports: dict[str, list[dict[str, float]]]) -> None:
+    """Medians of each variant; ratios are to the first one, within a turn."""
+    first = next(iter(reports))
+    print(f"{args.what}, {args.layers} layers, {args.batch} x {args.length}\n")
+    print(f"| variant | s | CPU s | tokens/s | {first} is as fast (CPU) | peak memory, GiB |")
     print("|---|---|---|---|---|---|")
-    own = np.array([[step["seconds"], step["cpu"]] for step in told["ours"]])
-    for name, steps in told.items():
+    own = np.array([[step["seconds"], step["cpu"]] for step in reports[first]])
+    for name, steps in reports.items():
         taken = np.array([[step["seconds"], step["cpu"]] for step in steps])
         wall, cpu = np.median(taken, axis=0)
         ratio, cpu_ratio = np.median(taken / own, axis=0)
-        tokens = arguments.batch * arguments.length / wall
+        tokens = args.batch * args.length / wall
         print(
             f"| {name} | {wall:.2f} | {cpu:.2f} | {tokens:.0f} | {ratio:.2f} x ({cpu_ratio:.2f} x) "
             f"| {max(step['peak'] for step in steps):.2f} |"
         )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", help="ours, eager, torch.compile; ours, released")
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--vocabulary", type=int, default=128_100, help="of the step")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    known = VARIANTS[args.what]
+    if unknown := set(args.variants or ()) - known.keys():
+        parser.error(f"--variants: {min(unknown)} is none of {', '.join(known)}")
+    if args.worker:
+        return work(args)
+    reports = measure(args)
+    if args.what == "encoder":
+        losses = [steps[0]["loss"] for steps in reports.values()]
+        np.testing.assert_allclose(losses, losses[0], rtol=1e-3, err_msg="not the same model")
+    print_table(args, reports)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,29 @@
     python benchmarks/finetuning.py --data=DATA --init=runs/books --workdir=runs/finetuning
 
 DATA holds sst2/{train,dev}.tsv and rte/{train,dev}.tsv as GLUE has them, two files of SQuAD's form
-squad/{train,dev}*.json, and mctest/mc500.{train,dev}.{tsv,ans}. Every run is one of the `finetune`
-verb's, three seeds each; both beginnings have the same architecture, tokenizer, examples, learning
-rate and number of steps. Run again, the script goes on where it stood. It prints the table.
+squad/{train,dev}*.json, and mctest/mc500.{train,dev}.{tsv,ans}. Every run is one of
+`deberta_jax.finetune`, three seeds each; both beginnings have the same architecture, tokenizer,
+examples, learning rate and number of steps. Run again, the script continues where it stopped. It
+prints the table.
 """
 
 import argparse
 import collections
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import jax
+
+import deberta_jax
+from deberta_jax import recipes
 
 # Examples, epochs and lengths are cut so that all 24 runs take under an hour on two CPU cores.
 COMMON = {"optimizer.learning_rate": 1e-3, "optimizer.warmup": "10%", "train.eval_every": "0"}
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "sst2": {
         "task.train_examples": 6000,
         "task.max_length": 64,
@@ -79,60 +86,63 @@ def first_questions(source: Path, target: Path) -> Path:
     return target
 
 
-def run(task: str, beginning: str, arguments) -> dict:
+def run(task: str, beginning: str, args) -> dict:
     """The results of a task's seeds from one beginning."""
-    workdir = Path(arguments.workdir) / f"{task}_{beginning}"
-    train, dev = files(task, Path(arguments.data), Path(arguments.workdir))
-    overrides = COMMON | TASKS[task] | {"finetune.fresh_weights": BEGINNINGS[beginning]}
-    command = [
-        sys.executable, "-m", "deberta_jax.finetune", f"--config=configs/finetune/{task}.py",
-        f"--init={arguments.init}", f"--workdir={workdir}", f"--seeds={arguments.seeds}",
-        f"--config.task.train={train}", f"--config.task.validation=('{dev}',)",
-        *(f"--config.{name}={value}" for name, value in overrides.items()),
-    ]  # fmt: skip
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(Path(arguments.workdir).absolute() / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    workdir = Path(args.workdir) / f"{task}_{beginning}"
     if not (workdir / "results.json").exists():
-        subprocess.run(command, check=True, env=os.environ | cache)
+        train, dev = files(task, Path(args.data), Path(args.workdir))
+        config = recipes.load(f"finetune/{task}")
+        config.task.train, config.task.validation = str(train), (str(dev),)
+        config.finetune.fresh_weights = BEGINNINGS[beginning]
+        config.update_from_flattened_dict(COMMON | TASKS[task])
+        if deberta_jax.finetune(config, workdir, init=args.init, seeds=args.seeds) is None:
+            sys.exit(f"{workdir}: stopped; the same command continues")
     return json.loads((workdir / "results.json").read_text())
 
 
-def majority(task: str, arguments) -> str:
+def majority(task: str, workdir: Path) -> str:
     """What always giving the commonest label scores; nothing for questions."""
-    path = Path(arguments.workdir) / f"{task}_pretrained/seed_0/predictions/validation.jsonl"
+    path = workdir / f"{task}_pretrained/seed_0/predictions/validation.jsonl"
     labels = [json.loads(line).get("label") for line in path.read_text().splitlines()]
     if None in labels:
         return "–"
     return f"{100 * max(collections.Counter(labels).values()) / len(labels):.1f}"
 
 
-def main() -> None:
+def rows(task: str, args) -> list[str]:
+    """The task's lines of the table, one for each score."""
+    results = {beginning: run(task, beginning, args) for beginning in BEGINNINGS}
+    lines = []
+    for score in results["random"]["summary"]:
+        if score.endswith(("loss", "threshold")):
+            continue
+        cells = [
+            f"{100 * values['summary'][score]['mean']:.1f} ± "
+            f"{100 * values['summary'][score]['std']:.1f}"
+            for values in results.values()
+        ]
+        cells.append(majority(task, Path(args.workdir)))
+        lines.append(f"| {task} | {score.removeprefix('eval/')} | {' | '.join(cells)} |")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--init", required=True)
     parser.add_argument("--workdir", default="runs/finetuning")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
-    lines = [
-        "| task | score | pre-trained | random weights | commonest label |",
-        "|---|---|---|---|---|",
-    ]
-    for task in arguments.tasks.split(","):
-        found = {beginning: run(task, beginning, arguments) for beginning in BEGINNINGS}
-        for score in found["random"]["summary"]:
-            if score.endswith(("loss", "threshold")):
-                continue
-            cells = [
-                f"{100 * values['summary'][score]['mean']:.1f} ± "
-                f"{100 * values['summary'][score]['std']:.1f}"
-                for values in found.values()
-            ]
-            name = score.removeprefix("eval/")
-            lines.append(f"| {task} | {name} | {' | '.join(cells)} | {majority(task, arguments)} |")
-    print("\n".join(lines))
+    args = parser.parse_args(argv)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        # All seeds, and both beginnings, run one program.
+        cache = Path(args.workdir).absolute() / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    print(
+        "| task | score | pre-trained | random weights | commonest label |\n|---|---|---|---|---|"
+    )
+    for task in args.tasks.split(","):
+        print("\n".join(rows(task, args)), flush=True)
 
 
 if __name__ == "__main__":

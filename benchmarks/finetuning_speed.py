@@ -18,22 +18,23 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
 
 SEED = np.uint32(0)
-VARIANTS = ("ours", "trainer", "ours_with_sift")
 
 
-def tell(seconds: float, tokens: int) -> None:
-    """One line of a turn's measurement, for the process that asked for it."""
+def report(seconds: float, tokens: int) -> None:
+    """Writes one line of a turn's measurement, for the process that asked for it."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    told = {"seconds": seconds, "tokens": tokens, "peak": peak}
-    print(json.dumps(told), file=sys.stderr, flush=True)
+    measured = {"seconds": seconds, "tokens": tokens, "peak": peak}
+    print(json.dumps(measured), file=sys.stderr, flush=True)
 
 
-def ours(arguments, sift_weight=0.0) -> None:
+def ours(args, sift_weight=0.0) -> None:
     import jax
 
     from deberta_jax import objectives, schema
@@ -44,11 +45,11 @@ def ours(arguments, sift_weight=0.0) -> None:
     from deberta_jax.training.step_units import StepUnits
 
     config = sst2.get_config()
-    config.train.init = arguments.init
-    config.train.batch_size = arguments.batch
-    config.task.train, config.task.validation = arguments.train, (arguments.train,)
-    config.task.train_examples = arguments.examples
-    config.task.max_length = arguments.length
+    config.train.init = args.init
+    config.train.batch_size = args.batch
+    config.task.train, config.task.validation = args.train, (args.train,)
+    config.task.train_examples = args.examples
+    config.task.max_length = args.length
     config.finetune.sift_weight = sift_weight
     session = finetuning.open_session(schema.freeze(config))
     objective = objectives.make(session.config)
@@ -65,20 +66,20 @@ def ours(arguments, sift_weight=0.0) -> None:
         float(metrics["train/loss"])
         for _ in sys.stdin:
             start, tokens = time.perf_counter(), 0
-            for _ in range(arguments.steps):
+            for _ in range(args.steps):
                 batch = next(stream)
                 tokens += int(batch["segment_ids"].sum())
                 state, metrics = program.train_step(state, sharding.to_devices(batch, mesh), SEED)
             float(metrics["train/loss"])
-            tell(time.perf_counter() - start, tokens)
+            report(time.perf_counter() - start, tokens)
 
 
-def ours_with_sift(arguments) -> None:
+def ours_with_sift(args) -> None:
     """What SiFT costs, with one ascent step."""
-    ours(arguments, sift_weight=5.0)
+    ours(args, sift_weight=5.0)
 
 
-def trainer(arguments) -> None:
+def trainer(args) -> None:
     import numpy as np
     import torch
     import transformers
@@ -87,43 +88,48 @@ def trainer(arguments) -> None:
     from deberta_jax.data.tasks.sources import read_rows
 
     transformers.logging.set_verbosity_error()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(arguments.init)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(args.init)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        arguments.init, num_labels=2, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1
+        args.init, num_labels=2, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1
     )
-    rows = read_rows(arguments.train)
+    rows = read_rows(args.train)
     rng = np.random.default_rng(derive_seed(0, "task examples"))
-    rows = [rows[i] for i in rng.choice(len(rows), arguments.examples, replace=False)]
+    if args.examples < len(rows):
+        rows = [rows[i] for i in rng.choice(len(rows), args.examples, replace=False)]
     encoded = tokenizer(
-        [row["sentence"] for row in rows], truncation=True, max_length=arguments.length
+        [row.get("sentence") for row in rows], truncation=True, max_length=args.length
     )
-    data = [
-        {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": int(row["label"])}
+    data: Any = [
+        {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": int(row.get("label"))}
         for ids, row in zip(encoded["input_ids"], rows, strict=True)
     ]
     padded = transformers.DataCollatorWithPadding(tokenizer)
-    seen = {"tokens": 0, "steps": 0, "since": None}
+    tokens, steps_of_turn = 0, args.steps
 
     def collate(examples):
-        seen["tokens"] += sum(len(example["input_ids"]) for example in examples)
+        nonlocal tokens
+        tokens += sum(len(example["input_ids"]) for example in examples)
         return padded(examples)
 
     class Turns(transformers.TrainerCallback):
-        """Waits to be asked before each turn, and tells of it when it is over."""
+        """Waits for a request before each turn, and reports it when it is over."""
 
-        def on_step_end(self, args, state, control, **rest):
-            del args, state, rest
-            seen["steps"] += 1
-            if seen["steps"] % arguments.steps:
+        steps, start = 0, 0.0
+
+        def on_step_end(self, args, state, control, **kwargs):
+            nonlocal tokens
+            del args, state, kwargs
+            self.steps += 1
+            if self.steps % steps_of_turn:
                 return
-            if seen["since"] is not None:
-                tell(time.perf_counter() - seen["since"], seen["tokens"])
+            if self.steps > steps_of_turn:  # the first turn is not measured
+                report(time.perf_counter() - self.start, tokens)
             control.should_training_stop = not sys.stdin.readline()
-            seen["tokens"], seen["since"] = 0, time.perf_counter()
+            tokens, self.start = 0, time.perf_counter()
 
     settings = transformers.TrainingArguments(
-        output_dir=str(Path(arguments.workdir) / "trainer"),
-        per_device_train_batch_size=arguments.batch,
+        output_dir=str(Path(args.workdir) / "trainer"),
+        per_device_train_batch_size=args.batch,
         num_train_epochs=1000,
         learning_rate=2e-5,
         weight_decay=0.01,
@@ -134,87 +140,105 @@ def trainer(arguments) -> None:
         disable_tqdm=True,
         use_cpu=True,
     )
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(args.threads)
     transformers.Trainer(
         model=model, args=settings, train_dataset=data, data_collator=collate, callbacks=[Turns()]
     ).train()
 
 
+VARIANTS: dict[str, Callable] = {
+    "ours": ours,
+    "trainer": trainer,
+    "ours_with_sift": ours_with_sift,
+}
+# The arguments that a variant's process gets.
+SHARED = ("init", "train", "workdir", "batch", "steps", "examples", "length", "threads")
+
+
 class Worker:
     """A process that runs one variant, a turn at a time."""
 
-    def __init__(self, what, arguments):
-        names = ("init", "train", "workdir", "batch", "steps", "examples", "length", "threads")
-        command = [sys.executable, "-m", "benchmarks.finetuning_speed", f"--worker={what}"]
+    def __init__(self, variant: str, args):
+        command = [sys.executable, "-m", "benchmarks.finetuning_speed", f"--worker={variant}"]
+        command += [f"--{name}={getattr(args, name)}" for name in SHARED]
         self.process = subprocess.Popen(
-            [*command, *(f"--{name}={getattr(arguments, name)}" for name in names)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.requests = cast(IO[str], self.process.stdin)
+        self.reports = cast(IO[str], self.process.stderr)
+        self.variant = variant
 
-    def turn(self):
-        """What one turn told; whatever else the process says is passed by."""
-        print("turn", file=self.process.stdin, flush=True)
-        said = []
-        for line in self.process.stderr:
+    def turn(self) -> dict[str, float]:
+        """The report of one turn; whatever else the process writes is passed over."""
+        print("turn", file=self.requests, flush=True)
+        written = []
+        for line in self.reports:
             if line.startswith('{"seconds"'):
                 return json.loads(line)
-            said.append(line)
-        raise SystemExit(f"{''.join(said)}\n{self.process.args} ended: {self.process.wait()}")
+            written.append(line)
+        raise SystemExit(f"{''.join(written)}{self.variant}: ended with {self.process.wait()}")
 
-    def close(self):
-        self.process.stdin.close()
+    def close(self) -> None:
+        self.requests.close()
         self.process.wait()
 
 
-def measure(arguments) -> dict[str, list[dict]]:
+def measure(args) -> dict[str, list[dict[str, float]]]:
+    """{variant: [the report of each of its turns]}; only one process is at work at a time."""
     workers = {}
-    for name in VARIANTS:
-        workers[name] = Worker(name, arguments)
+    for name in args.variants:
+        workers[name] = Worker(name, args)
         workers[name].turn()
-    told = {name: [] for name in workers}
-    for _ in range(arguments.turns):
+    reports: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
+    for _ in range(args.turns):
         for name, worker in workers.items():
-            told[name].append(worker.turn())
+            reports[name].append(worker.turn())
     for worker in workers.values():
         worker.close()
-    return told
+    return reports
 
 
-def main() -> None:
+def print_tables(reports: dict[str, list[dict[str, float]]]) -> None:
+    """Speeds of each variant, and the ratio of the first's to each other one's."""
+    speeds = {name: [t["tokens"] / t["seconds"] for t in turns] for name, turns in reports.items()}
+    print("| | tokens per second (median) | lowest to highest | peak memory, GiB |")
+    print("|---|---|---|---|")
+    for name, values in speeds.items():
+        print(
+            f"| {name} | {statistics.median(values):,.0f} | {min(values):,.0f} to "
+            f"{max(values):,.0f} | {reports[name][-1]['peak']:.2f} |"
+        )
+    first, *others = speeds
+    for name in others:
+        ratios = [a / b for a, b in zip(speeds[first], speeds[name], strict=True)]
+        print(
+            f"{first} to {name}, within a turn: {statistics.median(ratios):.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--init", required=True)
     parser.add_argument("--train", required=True)
     parser.add_argument("--workdir", default="runs/finetuning_speed")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20, help="steps in a turn")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--examples", type=int, default=4000)
     parser.add_argument("--length", type=int, default=128, help="longest input, in tokens")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
-    parser.add_argument("--worker", choices=VARIANTS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        globals()[arguments.worker](arguments)
-        return
-    told = measure(arguments)
-    speeds = {name: [t["tokens"] / t["seconds"] for t in turns] for name, turns in told.items()}
-    print(
-        "| | tokens per second (median) | lowest to highest | peak memory, GiB |\n|---|---|---|---|"
-    )
-    for name, values in speeds.items():
-        print(
-            f"| {name} | {statistics.median(values):,.0f} | {min(values):,.0f} to "
-            f"{max(values):,.0f} | {told[name][-1]['peak']:.2f} |"
-        )
-    for name in VARIANTS[1:]:
-        ratios = [a / b for a, b in zip(speeds["ours"], speeds[name], strict=True)]
-        print(
-            f"ours to {name}, within a turn: {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+    parser.add_argument("--worker", choices=list(VARIANTS), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.worker:
+        VARIANTS[args.worker](args)
+    else:
+        print_tables(measure(args))
 
 
 if __name__ == "__main__":

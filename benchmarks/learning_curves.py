@@ -5,63 +5,73 @@
 
 BERT-like (absolute positions in the input, plain attention), disentangled attention without the
 Enhanced Mask Decoder, and DeBERTa in full, three seeds each, with the quickstart's sizes. Every run
-is an ordinary run of the `train` verb; run again, the script goes on from where it stood. It prints
-the table as Markdown and draws the curves.
+is an ordinary run of `deberta_jax.train`; run again, the script continues where it stopped. It
+prints the table as Markdown and draws the curves.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-MODELS = {
-    "BERT-like": ["--config.model.pos_att_type=()", "--config.model.position_biased_input=True"],
-    "disentangled, no EMD": ["--config.model.enhanced_mask_decoder=False"],
-    "DeBERTa": [],
+import deberta_jax
+from deberta_jax import recipes
+
+# What differs from the recipe.
+MODELS: dict[str, dict[str, Any]] = {
+    "BERT-like": {"model.pos_att_type": (), "model.position_biased_input": True},
+    "disentangled, no EMD": {"model.enhanced_mask_decoder": False},
+    "DeBERTa": {},
 }
 # The largest peak at which all three learn: at 2e-3 the BERT-like model stays at the unigram loss.
 LEARNING_RATE = 1e-3
 COLOURS = {"BERT-like": "C7", "disentangled, no EMD": "C0", "DeBERTa": "C3"}
+# The held-out lines of a run's metrics.
+Curve = list[dict[str, float]]
 
 
-def verb(name, *arguments):
-    command = [sys.executable, "-m", f"deberta_jax.{name}", "--config=configs/quickstart.py"]
-    subprocess.run([*command, *arguments], check=True)
+def configured(args, **fields):
+    """The recipe with the text that the command line names."""
+    config = recipes.load(args.config)
+    config.data.corpus = args.corpus
+    config.data.validation_corpus = args.validation_corpus
+    config.data.dir = f"{args.workdir}/data"
+    config.update_from_flattened_dict(fields)
+    return config
 
 
-def run(model, seed, arguments) -> Path:
+def run(model: str, seed: int, args) -> Path:
     """Trains one model with one seed, unless it is done already; returns its workdir."""
     name = model.lower().replace(", ", "_").replace(" ", "_")
-    workdir = Path(arguments.workdir) / f"{name}_{seed}"
-    verb(
-        "train",
-        f"--workdir={workdir}",
-        f"--config.data.dir={arguments.workdir}/data",
-        f"--config.train.duration={arguments.duration}",
-        "--config.train.eval_every=5%",
-        "--config.train.checkpoint_every=25%",
-        f"--config.train.eval_batches={arguments.eval_batches}",
-        f"--config.optimizer.learning_rate={LEARNING_RATE}",
-        f"--config.seed={seed}",
-        *MODELS[model],
-    )
+    workdir = Path(args.workdir) / f"{name}_{seed}"
+    fields = {
+        "train.duration": args.duration,
+        "train.eval_every": "5%",
+        "train.checkpoint_every": "25%",
+        "train.eval_batches": args.eval_batches,
+        "optimizer.learning_rate": LEARNING_RATE,
+        "seed": seed,
+    }
+    if deberta_jax.train(configured(args, **fields, **MODELS[model]), workdir) is None:
+        sys.exit(f"{workdir}: stopped; the same command continues")
     return workdir
 
 
-def curve(workdir: Path) -> list[dict]:
+def curve(workdir: Path) -> Curve:
     """The held-out lines of a run."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "eval/loss" in line]
 
 
-def table(runs, tokens_per_step) -> str:
+def table(runs: dict[str, list[Curve]], tokens_per_step: float) -> str:
     rows = [
         "| model | held-out loss | held-out accuracy | nats under unigram | tokens |",
         "|---|---|---|---|---|",
@@ -77,12 +87,12 @@ def table(runs, tokens_per_step) -> str:
     return "\n".join(rows)
 
 
-def spread(values) -> str:
+def spread(values: Sequence[float]) -> str:
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 
 
-def draw(runs, tokens_per_step, path: Path) -> None:
+def draw(runs: dict[str, list[Curve]], tokens_per_step: float, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     for model, curves in runs.items():
         for index, lines in enumerate(curves):
@@ -100,31 +110,27 @@ def draw(runs, tokens_per_step, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--validation_corpus", required=True)
     parser.add_argument("--workdir", default="runs/learning_curves")
     parser.add_argument("--out", default="docs/images/learning_curves.png")
+    parser.add_argument("--config", default="quickstart", help="the recipe of all models")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--duration", default="1500 steps")
     parser.add_argument("--eval_batches", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
-    verb(
-        "prepare",
-        f"--workdir={arguments.workdir}",
-        f"--config.data.corpus={arguments.corpus}",
-        f"--config.data.validation_corpus={arguments.validation_corpus}",
-    )
-    metadata = json.loads((Path(arguments.workdir) / "data" / "metadata.json").read_text())
-    train = metadata["splits"]["train"]
-    tokens_per_step = 16 * train["positions"] / train["sequences"]
-    runs = {model: [] for model in MODELS}
-    for seed in range(arguments.seeds):  # seeds outermost: an early look compares like with like
+    args = parser.parse_args(argv)
+    config = configured(args)
+    train = deberta_jax.prepare(config, args.workdir).splits["train"]
+    tokens_per_step = config.train.batch_size * train.positions / train.sequences
+    runs: dict[str, list[Curve]] = {model: [] for model in args.models}
+    for seed in range(args.seeds):  # seeds outermost: an early look compares like with like
         for model, curves in runs.items():
-            curves.append(curve(run(model, seed, arguments)))
+            curves.append(curve(run(model, seed, args)))
         print(table(runs, tokens_per_step), flush=True)
-        draw(runs, tokens_per_step, Path(arguments.out))
+        draw(runs, tokens_per_step, Path(args.out))
 
 
 if __name__ == "__main__":

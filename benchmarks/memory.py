@@ -7,6 +7,7 @@ the CPU, bfloat16 on the TPU (v5e, which needs no TPU; short sequences stay in V
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +17,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks import cpu_attention
-from benchmarks.cpu_attention import distance_rows, forward_and_backward, operand_shapes
-from deberta_jax.estimates import cost as estimate
+from benchmarks.cpu_attention import (
+    disentangled_call,
+    forward_and_backward,
+    operand_shapes,
+    plain_call,
+)
+from deberta_jax.estimates.cost import estimate_function, prepare
 from deberta_jax.kernels import tpu
-from deberta_jax.kernels.protocol import AttentionCall
-from deberta_jax.kernels.relative import Relative
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 MIB = 2**20
 
 
-def on_cpu(attention):
+def on_cpu(attention: Callable) -> Callable[[int], int]:
     """`length -> bytes` of the CPU's program."""
 
     def bytes_at(length):
@@ -36,44 +40,39 @@ def on_cpu(attention):
     return bytes_at
 
 
-def on_tpu(with_terms):
-    """`length -> bytes` of the fused kernels' program."""
+def on_tpu(call: Callable) -> Callable[[int], int]:
+    """`length -> bytes` of the fused kernels' program; `call` makes the attention's arguments."""
 
-    def attend(query, key, value, relative_key, relative_query, segments):
-        relative = None
-        if with_terms:
-            relative = Relative(relative_key, relative_query, distance_rows(key.shape[1]))
-        return tpu.attention(AttentionCall(query, key, value, relative, segments, segments))
+    def both(gradient, segments, *operands):
+        output, pull = jax.vjp(lambda *x: tpu.attention(call(*x, segments)), *operands)
+        return output, pull(gradient)
 
     def bytes_at(length):
         *shapes, segments = operand_shapes(1, length)
         shapes = [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in shapes]
-
-        def both(gradient, segments, *operands):
-            output, pull = jax.vjp(lambda *x: attend(*x, segments), *operands)
-            return output, pull(gradient)
-
-        return estimate.estimate_function(both, (shapes[0], segments, *shapes), "v5e").temp_bytes
+        return estimate_function(both, (shapes[0], segments, *shapes), "v5e").temp_bytes
 
     return bytes_at
 
 
-# What is measured: `length -> bytes`, by name.
-IMPLEMENTATIONS = {
-    "XLA, ours": on_cpu(cpu_attention.ours),
-    "XLA, ours, no relative term": on_cpu(cpu_attention.ours_without_terms),
+ON_CPU = {
+    "XLA, ours": on_cpu(cpu_attention.in_xla),
+    "XLA, ours, no relative term": on_cpu(cpu_attention.in_xla_without_terms),
     "plain attention, no relative term": on_cpu(cpu_attention.plain),
     "gather": on_cpu(cpu_attention.gather),
-    "TPU kernel": on_tpu(True),
-    "TPU kernel, no relative term": on_tpu(False),
 }
+ON_TPU = {
+    "TPU kernel": on_tpu(disentangled_call),
+    "TPU kernel, no relative term": on_tpu(plain_call),
+}
+PLATFORMS = {"cpu": ON_CPU, "tpu": ON_TPU}
 
 
-def plot(table, path):
+def plot(table: dict[str, list[float]], lengths: Sequence[int], path: str) -> None:
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     for name, sizes in table.items():
-        axes.loglog(LENGTHS, sizes, marker="o", label=name)
-    axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
+        axes.loglog(lengths, sizes, marker="o", label=name)
+    axes.set_xticks(lengths, [str(length) for length in lengths])
     axes.set_xlabel("length (tokens)")
     axes.set_ylabel("temporary memory (MiB)")
     axes.set_title("Attention forward + backward: batch 1, 12 heads of 64")
@@ -82,19 +81,23 @@ def plot(table, path):
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plot", default="memory.png", help="where the plot goes")
-    path = parser.parse_args().plot
-    estimate.prepare()
-    print(f"| MiB at L = | {' | '.join(map(str, LENGTHS))} |")
-    print("|---|" + "---|" * len(LENGTHS))
+    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
+    parser.add_argument("--platforms", nargs="+", default=list(PLATFORMS), choices=list(PLATFORMS))
+    args = parser.parse_args(argv)
+    if "tpu" in args.platforms:
+        prepare()
+    print(f"| MiB at L = | {' | '.join(map(str, args.lengths))} |")
+    print("|---|" + "---|" * len(args.lengths))
     table = {}
-    for name, bytes_at in IMPLEMENTATIONS.items():
-        table[name] = [bytes_at(length) / MIB for length in LENGTHS]
-        cells = " | ".join(f"{size:,.0f}" for size in table[name])
-        print(f"| {name} | {cells} |", flush=True)
-    plot(table, path)
+    for platform in args.platforms:
+        for name, bytes_at in PLATFORMS[platform].items():
+            table[name] = [bytes_at(length) / MIB for length in args.lengths]
+            cells = " | ".join(f"{size:,.0f}" for size in table[name])
+            print(f"| {name} | {cells} |", flush=True)
+    plot(table, args.lengths, args.plot)
 
 
 if __name__ == "__main__":

@@ -4,59 +4,65 @@ The quickstart's model on this machine: the processor's time of a step without a
 in turns (medians), and the bytes that XLA counts for each program.
 """
 
+import argparse
 import statistics
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from deberta_jax import schema
-from deberta_jax.configs import quickstart
-from deberta_jax.objectives.mlm import MaskedLanguageModelling
+from deberta_jax import objectives, recipes, schema
 from deberta_jax.parallel import sharding
 from deberta_jax.training.program import make_program
 from deberta_jax.training.step_units import StepUnits
 
 SEED = np.uint32(0)
-STEPS = 15
 PREDICTIONS = 20
+WARM_UP = 2
 
 
-def prepared(norms_every: str):
-    """(compiled step, state, batch) on one device."""
-    recipe = quickstart.get_config()
-    recipe.train.norms_every = norms_every
-    config = schema.freeze(recipe)
-    rows, length = config.train.batch_size, config.data.sequence_length
+def random_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    places = np.tile(np.arange(PREDICTIONS, dtype=np.int32), (rows, 1))
-    ids = rng.integers(4, config.model.vocab_size, (rows, length)).astype(np.int32)
-    batch = {
+    positions = np.tile(np.arange(PREDICTIONS, dtype=np.int32), (rows, 1))
+    ids = rng.integers(4, vocabulary, (rows, length)).astype(np.int32)
+    return {
         "input_ids": ids,
         "segment_ids": np.ones_like(ids),
         "position_ids": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-        "masked_positions": places,
+        "masked_positions": positions,
         "masked_labels": ids[:, :PREDICTIONS],
-        "masked_weights": np.ones(places.shape, np.float32),
+        "masked_weights": np.ones(positions.shape, np.float32),
     }
-    objective = MaskedLanguageModelling(config.model)
-    program = make_program(
-        config, objective, StepUnits(rows * length, 1000, 1500), jax.devices()[:1]
-    )
+
+
+def prepared(name: str, norms_every: str):
+    """(compiled step, state, batch) of a recipe on one device."""
+    recipe = recipes.load(name)
+    recipe.train.norms_every = norms_every
+    config = schema.freeze(recipe)
+    rows, length = config.train.batch_size, config.data.sequence_length
+    units = StepUnits(rows * length, 1000, 1500)
+    program = make_program(config, objectives.make(config), units, jax.devices()[:1])
     with sharding.on(program.mesh):
         state = program.initialize(jax.random.key(0))
-        batch = sharding.to_devices(batch, program.mesh)
-        return program.train_step.lower(state, batch, SEED).compile(), state, batch
+        batch = random_batch(rows, length, config.model.vocab_size)
+        placed = sharding.to_devices(batch, program.mesh)
+        return program.train_step.lower(state, placed, SEED).compile(), state, placed
 
 
-def main() -> None:
-    programs = {"without": prepared("0"), "with": prepared("1%")}
-    seconds = {name: [] for name in programs}
-    for turn in range(STEPS + 2):
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--config", default="quickstart", help="a recipe")
+    args = parser.parse_args(argv)
+    programs = {"without": prepared(args.config, "0"), "with": prepared(args.config, "1%")}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(WARM_UP + args.repeats):
         for name, (step, state, batch) in programs.items():
             start = time.process_time()
             state, _ = jax.block_until_ready(step(state, batch, SEED))
-            if turn >= 2:
+            if turn >= WARM_UP:
                 seconds[name].append(time.process_time() - start)
             programs[name] = step, state, batch
     for name, (step, *_) in programs.items():

@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,8 @@ PAGE, PLOT = ROOT / "docs/pods.md", ROOT / "docs/images/pods_scaling.png"
 # the compiler copies and sums whole.
 SIXTEENTHS = {"mesh.data": -1, "mesh.fsdp": 16}
 # name: (recipe, topology, slices, overrides)
-RECIPES = {
+Jobs = dict[str, tuple[str, str, int, dict[str, int]]]
+RECIPES: Jobs = {
     "v3_base_16": (
         "deberta_v3_base", "v5e:4x4", 1,
         {"train.batch_size": 512, "mesh.data": 1, "mesh.fsdp": 16},
@@ -34,7 +36,7 @@ RECIPES = {
     "v1_base": ("deberta_v1_base", "v5e:8x8", 1, {}),
 }  # fmt: skip
 # v3 large, 32 sequences a chip: a slice as far as there are slices, then several.
-SCALING = {
+SCALING: Jobs = {
     f"v3_large_{chips}": (
         "deberta_v3_large",
         topology,
@@ -51,7 +53,7 @@ SCALING = {
 
 
 def report(name: str, folder: Path) -> dict | None:
-    """The report of a job, made unless it is there; None where the compiler gave none."""
+    """The report of a job, made unless it exists; None where the compiler gave none."""
     recipe, topology, slices, overrides = (RECIPES | SCALING)[name]
     path = folder / f"{name}.json"
     if not path.exists():
@@ -69,19 +71,19 @@ def recipe_table(reports: dict[str, dict]) -> str:
         "waiting, ms", "tokens/s a chip", "MFU", "longest collective", "days", "chip-hours",
     )  # fmt: skip
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for name, found in reports.items():
-        slices = f"{found['slices']} x " * (found["slices"] > 1)
-        cells = [f"`{(RECIPES | SCALING)[name][0]}`", f"{slices}`{found['topology']}`"]
-        cells.append(" x ".join(f"{a} {n}" for a, n in found["mesh"].items() if n > 1))
-        cells += [f"{found['sequences_per_device']:g}", found["remat"]]
-        cells.append(f"{found['hbm_bytes'] / 2**30:.2f} of {found['hbm_limit_bytes'] / 2**30:.2f}")
-        if found["fits"]:
-            longest = found["collectives"][0]
-            cells += [f"{1e3 * found['estimated_step_seconds']:.0f}"]
-            cells += [f"{1e3 * found['estimated_exposed_seconds']:.1f}"]
-            cells += [f"{found['estimated_tokens_per_second_per_chip']:,.0f}"]
-            cells += [f"{found['estimated_mfu']:.1%}", f"{longest['kind']}, {longest['link']}"]
-            cells += [f"{found['estimated_days']:.1f}", f"{found['estimated_chip_hours']:,.0f}"]
+    for name, job in reports.items():
+        slices = f"{job['slices']} x " * (job["slices"] > 1)
+        cells = [f"`{(RECIPES | SCALING)[name][0]}`", f"{slices}`{job['topology']}`"]
+        cells.append(" x ".join(f"{a} {n}" for a, n in job["mesh"].items() if n > 1))
+        cells += [f"{job['sequences_per_device']:g}", job["remat"]]
+        cells.append(f"{job['hbm_bytes'] / 2**30:.2f} of {job['hbm_limit_bytes'] / 2**30:.2f}")
+        if job["fits"]:
+            longest = job["collectives"][0]
+            cells += [f"{1e3 * job['estimated_step_seconds']:.0f}"]
+            cells += [f"{1e3 * job['estimated_exposed_seconds']:.1f}"]
+            cells += [f"{job['estimated_tokens_per_second_per_chip']:,.0f}"]
+            cells += [f"{job['estimated_mfu']:.1%}", f"{longest['kind']}, {longest['link']}"]
+            cells += [f"{job['estimated_days']:.1f}", f"{job['estimated_chip_hours']:,.0f}"]
         else:
             cells += ["does not fit", *[""] * 6]
         lines.append(f"| {' | '.join(cells)} |")
@@ -95,31 +97,31 @@ def scaling_table(reports: dict[str, dict]) -> str:
         "|--:|---|--:|--:|--:|--:|--:|",
     ]
     first = next(iter(reports.values()))["estimated_step_seconds"]
-    for found in reports.values():
-        slices = f"{found['slices']} x " * (found["slices"] > 1)
-        waits = [1e3 * waiting(found, link) for link in ("ICI", "DCN")]
+    for job in reports.values():
+        slices = f"{job['slices']} x " * (job["slices"] > 1)
+        waits = [1e3 * waiting(job, link) for link in ("ICI", "DCN")]
         lines.append(
-            f"| {found['chips']} | {slices}`{found['topology']}` "
-            f"| {1e3 * found['estimated_step_seconds']:.1f} | {waits[0]:.1f} | {waits[1]:.1f} "
-            f"| {found['estimated_tokens_per_second_per_chip']:,.0f} "
-            f"| {first / found['estimated_step_seconds']:.1%} |"
+            f"| {job['chips']} | {slices}`{job['topology']}` "
+            f"| {1e3 * job['estimated_step_seconds']:.1f} | {waits[0]:.1f} | {waits[1]:.1f} "
+            f"| {job['estimated_tokens_per_second_per_chip']:,.0f} "
+            f"| {first / job['estimated_step_seconds']:.1%} |"
         )
     return "\n".join(lines)
 
 
-def waiting(found: dict, link: str) -> float:
-    return sum(row["exposed_seconds"] for row in found["collectives"] if row["link"] == link)
+def waiting(job: dict, link: str) -> float:
+    return sum(row["exposed_seconds"] for row in job["collectives"] if row["link"] == link)
 
 
-def plot(reports: dict[str, dict]) -> None:
+def plot(reports: dict[str, dict], path: Path) -> None:
     """Efficiency, and what each kind of collective costs, by the number of chips."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    chips = [found["chips"] for found in reports.values()]
-    steps = [found["estimated_step_seconds"] for found in reports.values()]
+    chips = [job["chips"] for job in reports.values()]
+    steps = [job["estimated_step_seconds"] for job in reports.values()]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     left.plot(chips, [100 * steps[0] / step for step in steps], marker="o")
     left.set(xscale="log", xlabel="chips", ylabel="efficiency, %", ylim=(0, 105))
@@ -130,9 +132,9 @@ def plot(reports: dict[str, dict]) -> None:
     bottom = [0.0] * len(chips)
     for kind, link in kinds:
         heights = [
-            1e3 * sum(row["exposed_seconds"] for row in found["collectives"]
+            1e3 * sum(row["exposed_seconds"] for row in job["collectives"]
                       if (row["kind"], row["link"]) == (kind, link))
-            for found in reports.values()
+            for job in reports.values()
         ]  # fmt: skip
         if max(heights) > 0.01 * 1e3 * max(steps) / 100:
             right.bar([str(n) for n in chips], heights, bottom=bottom, label=f"{kind}, {link}")
@@ -145,33 +147,37 @@ def plot(reports: dict[str, dict]) -> None:
     left.set_xticks(chips, [str(n) for n in chips])
     left.minorticks_off()
     figure.tight_layout()
-    figure.savefig(PLOT, dpi=120)
+    figure.savefig(path, dpi=120)
 
 
-def put(name: str, text: str) -> None:
-    """Replaces what is between the markers of that name in the page."""
+def put(path: Path, name: str, text: str) -> None:
+    """Replaces what is between the markers of that name in a page."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    page = PAGE.read_text()
+    page = path.read_text()
     before, _, rest = page.partition(begin)
-    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--reports", type=Path, default=ROOT / "runs/pods")
-    parser.add_argument("--only", default="", help="jobs whose name holds this; writes nothing")
-    told = parser.parse_args()
-    told.reports.mkdir(parents=True, exist_ok=True)
-    made = {name: report(name, told.reports) for name in RECIPES | SCALING if told.only in name}
-    made = {name: found for name, found in made.items() if found}
-    if told.only:
+    parser.add_argument("--only", default="", help="jobs whose name contains this; writes nothing")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page with the tables")
+    parser.add_argument("--plot", type=Path, default=PLOT)
+    args = parser.parse_args(argv)
+    args.reports.mkdir(parents=True, exist_ok=True)
+    reports = {}
+    for name in RECIPES | SCALING:
+        if args.only in name and (job := report(name, args.reports)):
+            reports[name] = job
+    if args.only:
         return
-    put("recipes", recipe_table(made))
-    scaling = {name: found for name, found in made.items() if name in SCALING and found["fits"]}
+    put(args.page, "recipes", recipe_table(reports))
+    scaling = {name: job for name, job in reports.items() if name in SCALING and job["fits"]}
     if scaling:
         picture = "![efficiency by the number of chips, and what costs it](images/pods_scaling.png)"
-        put("scaling", f"{scaling_table(scaling)}\n\n{picture}")
-        plot(scaling)
+        put(args.page, "scaling", f"{scaling_table(scaling)}\n\n{picture}")
+        plot(scaling, args.plot)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ MFU: three times the forward FLOPs of `model.flops.layer_flops`, over the chip's
 
 import argparse
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -32,8 +34,10 @@ from deberta_jax.parallel.chips import CHIPS, chip_named
 
 BATCH, LENGTH = 32, 512
 WIDTHS = {"base": (768, 12), "large": (1024, 16), "xxlarge": (1536, 24)}
-V1 = dict(model_type="deberta", share_att_key=False, norm_rel_ebd="none", position_buckets=0)
-BERT = dict(pos_att_type=(), position_biased_input=True)
+V1: dict[str, Any] = dict(
+    model_type="deberta", share_att_key=False, norm_rel_ebd="none", position_buckets=0
+)
+BERT: dict[str, Any] = dict(pos_att_type=(), position_biased_input=True)
 
 
 def configs(
@@ -54,13 +58,13 @@ def configs(
 
 def xla_attention(query_BHLD, key_BHLD, value_BHLD, segments_BL):
     """As JAX has it: whole scores, masked."""
-    content = [jnp.swapaxes(x, 1, 2) for x in (query_BHLD, key_BHLD, value_BHLD)]
+    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query_BHLD, key_BHLD, value_BHLD))
     mask = segments_BL[:, None, :, None] == segments_BL[:, None, None, :]
-    output = jax.nn.dot_product_attention(*content, mask=mask, implementation="xla")
+    output = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
     return jnp.swapaxes(output, 1, 2)
 
 
-def flash_attention(query_BHLD, key_BHLD, value_BHLD, segments_BL, block):
+def flash_attention(query_BHLD, key_BHLD, value_BHLD, segments_BL, block: int):
     """The scale is applied to the queries, as its backward pass expects."""
     blocks = flash.BlockSizes(
         block, block, block, 1, block, block, block, block, block, block, block
@@ -75,9 +79,9 @@ def flash_attention(query_BHLD, key_BHLD, value_BHLD, segments_BL, block):
     )
 
 
-def splash_attention(query_BHLD, key_BHLD, value_BHLD, segments_BL, block):
+def splash_attention(query_BHLD, key_BHLD, value_BHLD, segments_BL, block: int):
     _, heads, length, size = query_BHLD.shape
-    blocks = splash.BlockSizes(*[block] * 6, use_fused_bwd_kernel=True)
+    blocks = splash.BlockSizes(block, block, block, block, block, block, use_fused_bwd_kernel=True)
     attend = splash.make_splash_mha_single_device(
         np.ones((heads, length, length), bool), block_sizes=blocks
     )
@@ -87,16 +91,16 @@ def splash_attention(query_BHLD, key_BHLD, value_BHLD, segments_BL, block):
     )
 
 
-def with_attention(attend):
+def with_attention(attend: Callable):
     """Has every module attend by `attend(query, key, value [B, H, L, D], segments)` instead."""
 
-    def intercept(next_function, arguments, options, context):
+    def intercept(next_function, args, options, context):
         module = context.module
         own = isinstance(module, DisentangledSelfAttention) and context.method_name == "__call__"
-        # The decoder's few queries stand at arbitrary places; no such kernel takes them.
-        if not own or (len(arguments) > 4 and arguments[4] is not None):
-            return next_function(*arguments, **options)
-        hidden_BLE, segments_BL = arguments[:2]
+        # The decoder's few queries stand at arbitrary positions; no such kernel takes them.
+        if not own or (len(args) > 4 and args[4] is not None):
+            return next_function(*args, **options)
+        hidden_BLE, segments_BL = args[:2]
         projected = jnp.einsum("BLE,ECHD->CBHLD", hidden_BLE, module.qkv_kernel)
         query, key, value = projected + module.qkv_bias[:, None, :, None]
         return attend(query, key, value, segments_BL).swapaxes(1, 2)
@@ -104,7 +108,12 @@ def with_attention(attend):
     return nn.intercept_methods(intercept)
 
 
-def layer_program(config: ModelConfig, compute: ComputeConfig, deterministic: bool, attend=None):
+def layer_program(
+    config: ModelConfig,
+    compute: ComputeConfig,
+    deterministic: bool,
+    attend: Callable | None = None,
+) -> tuple[Callable, tuple]:
     """(function, arguments): a layer's output and gradients."""
     layer = Layer(config, compute, deterministic)
     wide = jax.ShapeDtypeStruct((BATCH, LENGTH, config.hidden_size), jnp.bfloat16)
@@ -138,7 +147,7 @@ def layer_program(config: ModelConfig, compute: ComputeConfig, deterministic: bo
 
 BASELINE, FLASH = "BERT, XLA attention", "BERT, flash"
 # label: (fields of the model, attention in place of the model's own)
-ROWS = {
+ROWS: dict[str, tuple[dict[str, Any], Callable | None]] = {
     BASELINE: (BERT, xla_attention),
     f"{FLASH} attention, blocks of 256": (BERT, functools.partial(flash_attention, block=256)),
     f"{FLASH} attention, blocks of 512": (BERT, functools.partial(flash_attention, block=512)),
@@ -158,32 +167,33 @@ def megacycles(estimate: Estimate) -> list[float]:
     return [cycles / 1e6 for cycles in parts]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--chip", default="v5e", choices=list(CHIPS))
     parser.add_argument("--widths", nargs="+", default=list(WIDTHS), choices=list(WIDTHS))
     parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--only", default="", help="rows whose label holds this")
+    parser.add_argument("--only", default="", help="rows whose label contains this")
     parser.add_argument("--details", action="store_true", help="print the costliest instructions")
-    told = parser.parse_args()
+    args = parser.parse_args(argv)
     prepare()
     print(
         "| layer | kernels | matmuls | other | Mcycles | ms | x BERT, XLA | x BERT, best flash "
         "| MFU | gathers, scatters |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     )
-    for width in told.widths:
-        measured = {}
-        for label, (fields, attend) in ROWS.items():
-            if told.only in label:
-                print_row(f"{width}: {label}", label, measured, width, fields, attend, told)
+    for width in args.widths:
+        measured: dict[str, float] = {}
+        for label in ROWS:
+            if args.only in label:
+                print_row(width, label, measured, args)
 
 
-def print_row(title, label, measured, width, fields, attend, told) -> None:
+def print_row(width: str, label: str, measured: dict[str, float], args) -> None:
     """Adds the row's cycles to `measured`, by label, and prints its line of the table."""
+    title, (fields, attend) = f"{width}: {label}", ROWS[label]
     try:
-        config, compute = configs(width, told.dropout, **fields)
-        program = layer_program(config, compute, told.dropout == 0, attend)
-        estimate = estimate_function(*program, told.chip)
+        config, compute = configs(width, args.dropout, **fields)
+        function, operands = layer_program(config, compute, args.dropout == 0, attend)
+        estimate = estimate_function(function, operands, args.chip)
     except (UserError, jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         print(f"| {title} | {str(error).splitlines()[0][:200]} |")
         return
@@ -194,10 +204,10 @@ def print_row(title, label, measured, width, fields, attend, told) -> None:
     cells.append(f"{estimate.seconds * 1e3:.3f}")
     for reference in (measured.get(BASELINE), min(flash_rows, default=None)):
         cells.append(f"{estimate.cycles / reference:.3f}" if reference else "-")
-    cells.append(f"{flops / estimate.seconds / chip_named(told.chip).peak_flops:.1%}")
+    cells.append(f"{flops / estimate.seconds / chip_named(args.chip).peak_flops:.1%}")
     cells.append(f"{estimate.counts['gather']}, {estimate.counts['scatter']}")
     print(f"| {title} | {' | '.join(cells)} |", flush=True)
-    if told.details:
+    if args.details:
         print(estimate.describe())
 
 

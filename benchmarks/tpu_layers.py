@@ -9,6 +9,7 @@ for a backward pass that comes later, and nothing stacked). 32 x 512 tokens, bfl
 import argparse
 import dataclasses
 import time
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -16,13 +17,15 @@ import jax.numpy as jnp
 
 from benchmarks.tpu_layer import BATCH, LENGTH, WIDTHS, configs, megacycles
 from deberta_jax.estimates.cost import estimate_function, prepare
+from deberta_jax.model.compute import ComputeConfig
+from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.encoder import Encoder
 from deberta_jax.parallel.chips import CHIPS
 
 DROPOUT = 0.1
 
 
-def layers_program(config, compute):
+def layers_program(config: ModelConfig, compute: ComputeConfig) -> tuple[Callable, tuple]:
     """(function, arguments): gradients of all layers but the last by their parameters and input."""
     encoder = Encoder(config, compute, deterministic=False)
     tokens = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
@@ -37,33 +40,37 @@ def layers_program(config, compute):
         return nn.unbox(encoder.init(rngs, hidden_BLE, segments_BL, method=Encoder.until_last))
 
     def gradients(params, hidden_BLE, segments_BL, seed, cotangent_BLE):
-        _, pull = jax.vjp(lambda *a: run(*a, segments_BL, seed), params, hidden_BLE)
+        def forward(params, hidden_BLE):
+            return run(params, hidden_BLE, segments_BL, seed)
+
+        _, pull = jax.vjp(forward, params, hidden_BLE)
         return pull(cotangent_BLE)
 
     params = jax.eval_shape(initialize, hidden, tokens)
     return gradients, (params, hidden, tokens, jax.ShapeDtypeStruct((), jnp.uint32), hidden)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--chip", default="v5e", choices=list(CHIPS))
     parser.add_argument("--width", default="base", choices=list(WIDTHS))
     parser.add_argument("--layers", type=int, default=11)
     parser.add_argument("--remat", nargs="+", default=["dots", "full"])
     parser.add_argument("--unroll", type=int, default=1)
-    told = parser.parse_args()
+    args = parser.parse_args(argv)
     prepare()
     print("| remat | unroll | kernels | matmuls | other | Mcycles a layer | GiB | compiled in, s |")
     print(f"|{'---|' * 8}")
-    base, compute = configs(told.width, DROPOUT, attention="tpu")
-    config = dataclasses.replace(base, num_hidden_layers=told.layers + 1)
-    for remat in told.remat:
+    base, compute = configs(args.width, DROPOUT, attention="tpu")
+    config = dataclasses.replace(base, num_hidden_layers=args.layers + 1)
+    for remat in args.remat:
         start = time.time()
-        own = dataclasses.replace(compute, remat=remat, unroll=told.unroll)
-        found = estimate_function(*layers_program(config, own), told.chip)
-        cells = [f"{cycles / told.layers:.2f}" for cycles in megacycles(found)]
-        cells += [f"{found.peak_bytes / 2**30:.2f}", f"{time.time() - start:.0f}"]
-        print(f"| {remat} | {told.unroll} | {' | '.join(cells)} |", flush=True)
+        own = dataclasses.replace(compute, remat=remat, unroll=args.unroll)
+        function, operands = layers_program(config, own)
+        estimate = estimate_function(function, operands, args.chip)
+        cells = [f"{cycles / args.layers:.2f}" for cycles in megacycles(estimate)]
+        cells += [f"{estimate.peak_bytes / 2**30:.2f}", f"{time.time() - start:.0f}"]
+        print(f"| {remat} | {args.unroll} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ MFU: the model FLOPs of `model.flops.masked_lm_flops`, over the chip's bf16 peak
 import argparse
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import jax
 
@@ -33,6 +35,8 @@ from deberta_jax.data.config import DataConfig, MaskingConfig
 from deberta_jax.data.masking import num_predictions
 from deberta_jax.errors import UserError
 from deberta_jax.estimates.cost import estimate_lowered, prepare, tpu_devices
+from deberta_jax.model.compute import ComputeConfig
+from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.flops import masked_lm_flops
 from deberta_jax.parallel.chips import CHIPS, chip_named
 from deberta_jax.runs import compilation
@@ -42,7 +46,7 @@ from deberta_jax.training.config import TrainConfig
 PREDICTIONS = num_predictions(MaskingConfig(), LENGTH)
 FLASH = functools.partial(flash_attention, block=512)
 # label: (fields of the model, attention in place of the model's own)
-ROWS = {
+ROWS: dict[str, tuple[dict[str, Any], Callable | None]] = {
     "BERT, flash attention": (BERT, FLASH),
     "BERT, XLA attention": (BERT | dict(attention="xla"), None),
     "BERT, our kernel": (BERT | dict(attention="tpu"), None),
@@ -52,7 +56,12 @@ ROWS = {
 }
 
 
-def lower_step(config, compute, chip: str, attend=None) -> jax.stages.Lowered:
+def lower_step(
+    config: ModelConfig,
+    compute: ComputeConfig,
+    device: jax.Device,
+    attend: Callable | None = None,
+) -> jax.stages.Lowered:
     """The training step of one chip, not yet compiled."""
     run = Config(
         model=config,
@@ -61,37 +70,40 @@ def lower_step(config, compute, chip: str, attend=None) -> jax.stages.Lowered:
         train=TrainConfig(batch_size=BATCH),
     )
     objective = objectives.make(run)
-    program = compilation.program_for(run, tpu_devices(chip)[:1], objective)
+    program = compilation.program_for(run, [device], objective)
     with with_attention(attend) if attend else nullcontext():
         return compilation.lower_step(run, program, objective)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--chip", default="v5e", choices=list(CHIPS))
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--remat", default="none", choices=["none", "dots", "full"])
-    parser.add_argument("--only", default="", help="rows whose label holds this")
+    parser.add_argument("--only", default="", help="rows whose label contains this")
     parser.add_argument("--details", action="store_true", help="print the costliest instructions")
-    told = parser.parse_args()
+    args = parser.parse_args(argv)
     prepare()
     print(
         "| step | kernels | matmuls | other | Mcycles | ms | tokens/s | x BERT, flash | MFU "
         "| HBM, GB | gathers, scatters |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     )
     baseline = None
-    for label, (fields, attend) in ROWS.items():
-        if told.only in label:
-            cycles = print_row(label, fields, attend, baseline, told)
+    for label in ROWS:
+        if args.only in label:
+            cycles = print_row(label, baseline, args)
             baseline = baseline or cycles
 
 
-def print_row(label, fields, attend, baseline, told) -> float | None:
+def print_row(label: str, baseline: float | None, args) -> float | None:
     """Prints the row's line of the table; returns its cycles."""
+    fields, attend = ROWS[label]
     try:
-        config, compute = configs("base", 0.1, remat=told.remat, **fields)
-        config = dataclasses.replace(config, num_hidden_layers=told.layers)
-        estimate = estimate_lowered(lower_step(config, compute, told.chip, attend), told.chip)
+        config, compute = configs("base", 0.1, remat=args.remat, **fields)
+        config = dataclasses.replace(config, num_hidden_layers=args.layers)
+        estimate = estimate_lowered(
+            lower_step(config, compute, tpu_devices(args.chip)[0], attend), args.chip
+        )
     except (UserError, jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         print(f"| {label} | {str(error).splitlines()[0][:200]} |")
         return None
@@ -100,11 +112,11 @@ def print_row(label, fields, attend, baseline, told) -> float | None:
     cells = [f"{cycles:.2f}" for cycles in megacycles(estimate)]
     cells += [f"{estimate.seconds * 1e3:.1f}", f"{tokens / estimate.seconds:,.0f}"]
     cells.append(f"{estimate.cycles / baseline:.3f}" if baseline else "1.000")
-    cells.append(f"{flops / estimate.seconds / chip_named(told.chip).peak_flops:.1%}")
+    cells.append(f"{flops / estimate.seconds / chip_named(args.chip).peak_flops:.1%}")
     cells.append(f"{(estimate.argument_bytes + estimate.temp_bytes) / 1e9:.2f}")
     cells.append(f"{estimate.counts['gather']}, {estimate.counts['scatter']}")
     print(f"| {label} | {' | '.join(cells)} |", flush=True)
-    if told.details:
+    if args.details:
         print(estimate.describe(20))
     return estimate.cycles
 

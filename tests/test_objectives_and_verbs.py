@@ -25,7 +25,7 @@ from deberta_jax.model.task_heads import task_of
 from deberta_jax.objectives import Objective
 from deberta_jax.runs.evaluating import held_out_examples, held_out_metrics
 from deberta_jax.runs.opening import open_run
-from deberta_jax.runs.pretraining import initial_params
+from deberta_jax.runs.pretraining import claim_workdir, initial_params
 from deberta_jax.runs.scoring import score
 from deberta_jax.training.metrics import read_metrics
 from tests.devices import UNOPTIMISED
@@ -74,11 +74,11 @@ def data(tmp_path_factory):
     return ROOT / "tests" / "formats" / "v1" / "data"
 
 
-def config_for(objective, data=None, **train):
+def config_for(objective, data=None, changes=None, **train):
     from tests.formats.recipe import get_config
 
     config = get_config()
-    config.update_from_flattened_dict(options(objective))
+    config.update_from_flattened_dict(options(objective) | (changes or {}))
     config.data.dir = str(data or "")
     config.train.update(dict(duration="2 steps", eval_batches=1) | train)
     if objective in TASKS:
@@ -183,6 +183,27 @@ def test_a_run_begins_with_another_and_loses_nothing(run, data, tmp_path):
         opened = open_run(workdir)
         loss = held_out_metrics(dataclasses.replace(opened, params=jax.device_put(begun)))
         assert loss["eval/loss"] == pytest.approx(last["eval/loss"], rel=1e-5), source
+
+
+@pytest.mark.parametrize(
+    ("before", "changes", "message"),
+    [
+        ("rtd", {"rtd.sharing": "es"}, r"rtd\.sharing: 'gdes' -> 'es'"),
+        ("rtd", {"rtd.decoupled": False}, r"rtd\.decoupled: True -> False"),
+        ("rtd", {"rtd.generator_layers": 2}, r"rtd\.generator_layers: 0 -> 2"),
+        ("rtd", {"objective": "mlm"}, r"objective: 'rtd' -> 'mlm'"),
+        ("mlm", {"objective": "rtd"}, r"objective: 'mlm' -> 'rtd'"),
+    ],
+)
+def test_a_run_of_other_arrays_is_refused_before_anything_is_written(
+    before, changes, message, data, tmp_path
+):
+    claim_workdir(config_for(before, data), tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match=message):
+        claim_workdir(config_for(before, data, changes=changes), tmp_path)
+    assert (tmp_path / "config.json").read_text() == text
+    claim_workdir(config_for(before, data, batch_size=4), tmp_path)  # which may change
 
 
 def test_the_verbs_themselves_take_a_run_of_two_models(data, tmp_path):

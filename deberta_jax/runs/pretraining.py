@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 
 from deberta_jax import objectives, schema
@@ -130,7 +131,8 @@ def claim_workdir(config: Config, workdir: Path) -> None:
     """Writes `config.json`, or compares with the one that the workdir was started with.
 
     Raises:
-        UserError: it was started with another model, listing every field that differs.
+        UserError: it was started with another model, or with an objective whose parameters or
+            optimizer groups are others, listing every field that differs.
     """
     path = workdir / CONFIG
     if not path.exists():
@@ -144,10 +146,29 @@ def claim_workdir(config: Config, workdir: Path) -> None:
             f"{workdir} was started with another model ({'; '.join(differing)}); "
             "use those values, or another --workdir"
         )
+    if _state_shapes(before) != _state_shapes(config):
+        sections = ("objective", "rtd.", "task.", "optimizer.")
+        differing = [x for x in schema.differences(before, config) if x.startswith(sections)]
+        raise UserError(
+            f"{workdir} was started with another objective ({'; '.join(differing)}), whose "
+            "checkpoints hold other arrays; use those values, or another --workdir"
+        )
     if changed := schema.differences(before, config):
         print(f"changed since {workdir} was started: {'; '.join(changed)}")
         if jax.process_index() == 0:
             schema.save(config, path)
+
+
+def _state_shapes(config: Config):
+    """Shapes of the parameters by path and group: what a checkpoint's arrays are."""
+    objective = objectives.make(config)
+    params = nn.unbox(jax.eval_shape(objective.init, jax.random.key(0)))
+    labels = objective.parameter_groups(params)
+    leaves = jax.tree.leaves_with_path(params)
+    return [
+        (path, x.shape, group)
+        for (path, x), group in zip(leaves, jax.tree.leaves(labels), strict=True)
+    ]
 
 
 def _input(config: Config, objective: Objective, mesh) -> dict:

@@ -1,1 +1,0 @@
-"""Text to batches. Knows no model."""

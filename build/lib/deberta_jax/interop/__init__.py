@@ -1,1 +1,0 @@
-"""Checkpoints of others: `transformers` and the released files."""

@@ -1,1 +1,0 @@
-"""What is computed: pure Flax modules over plain functions, no I/O."""

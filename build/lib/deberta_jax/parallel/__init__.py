@@ -1,1 +1,0 @@
-"""Where it is computed: the device mesh and the rules that lay arrays out on it."""

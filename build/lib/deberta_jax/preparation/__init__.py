@@ -1,1 +1,0 @@
-"""From text files to packed sequences: corpora, cleaning, hold-out, packing, the pipeline."""

@@ -1,1 +1,0 @@
-"""What draws and tabulates finished runs."""

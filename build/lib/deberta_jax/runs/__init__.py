@@ -1,1 +1,0 @@
-"""Assembling a run from its config, and opening one that is there: what the verbs share."""

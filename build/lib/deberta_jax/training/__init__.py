@@ -1,1 +1,0 @@
-"""The loop that drives any objective. Knows no DeBERTa."""

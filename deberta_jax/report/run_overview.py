@@ -12,28 +12,56 @@ def plot_run(workdir: Path) -> Path | None:
     Returns the picture's path; None where nothing was logged yet.
     """
     lines = read_metrics(workdir)
-    if not any("train/loss" in line for line in lines):
+    names = _names(lines)
+    if "train/loss" not in names:
         return None
-    panels = [
-        ("loss (nats)", ["train/loss", "eval/loss", "eval/unigram_loss"]),
-        ("accuracy and scores", [n for n in _names(lines) if _is_score(n)]),
-        ("learning rate", ["optim/learning_rate"]),
-        ("tokens per second", ["perf/tokens_per_second"]),
-    ]
-    figure, axes = figures.new_figure(2, 2, 11, 7)
-    for axis, (label, names) in zip(axes.flat, panels, strict=True):
-        for name in names:
-            if points := [(line["step"], line[name]) for line in lines if name in line]:
-                steps, values = zip(*points, strict=True)
-                figures.draw_curve(axis, steps, values, label=name, **_style(name))
+    panels = _two_models(names) if "train/rtd_loss" in names else _one_model(names)
+    panels = [(label, series) for label, series in panels if set(series) & set(names)]
+    columns = -(-len(panels) // 2)
+    figure, axes = figures.new_figure(2, columns, 5.5 * columns, 7)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (label, series) in zip(axes.flat, panels, strict=False):
+        shown = [name for name in series if name in names]
+        for name in shown:
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            steps, values = zip(*points, strict=True)
+            style = _style(name) if len(shown) < 5 else {"marker": "o", "markersize": 3}
+            figures.draw_curve(axis, steps, values, label=name, **style)
         figures.label_axes(axis, label)
-        if len(names) > 1:
+        if len(shown) > 1:
             axis.legend()
-    axes[1, 1].set_ylim(bottom=0)
+    axes.flat[len(panels) - 1].set_ylim(bottom=0)
     figure.suptitle(workdir.name)
     path = workdir / "curves.png"
     figures.save(figure, path, dpi=110)
     return path
+
+
+def _one_model(names: list[str]) -> list[tuple[str, list[str]]]:
+    """(label, series) of each panel."""
+    return [
+        ("loss (nats)", ["train/loss", "eval/loss", "eval/unigram_loss"]),
+        ("accuracy and scores", [n for n in names if _is_score(n)]),
+        ("learning rate", ["optim/learning_rate"]),
+        ("tokens per second", ["perf/tokens_per_second"]),
+    ]
+
+
+def _two_models(names: list[str]) -> list[tuple[str, list[str]]]:
+    """Those of a generator and a discriminator."""
+    scores = ["rtd_accuracy", "all_original_accuracy", "rtd_precision", "rtd_recall", "rtd_f1"]
+    generator = ["train/mlm_accuracy", "eval/mlm_accuracy", "eval/sampled_original_share"]
+    return [
+        ("generator: loss (nats)", ["train/mlm_loss", "eval/mlm_loss", "eval/unigram_loss"]),
+        ("discriminator: loss (nats)", ["train/rtd_loss", "eval/rtd_loss"]),
+        ("discriminator: held-out scores", [f"eval/{name}" for name in (*scores, "rtd_auc")]),
+        ("generator: accuracy", [*generator, "eval/replaced_share"]),
+        ("learning rate", [n for n in names if n.endswith("/learning_rate")]),
+        ("norm of the gradient", [n for n in names if n.endswith("/grad_norm")]),
+        ("E_delta / E_G", ["eval/delta_norm_share"]),
+        ("tokens per second", ["perf/tokens_per_second"]),
+    ]
 
 
 def _style(name: str) -> dict:
@@ -41,8 +69,9 @@ def _style(name: str) -> dict:
     if "unigram" in name:
         return {"color": "gray", "linestyle": "--"}
     if name.startswith("eval/"):
-        return {"color": "C1", "marker": "o", "markersize": 3}
-    return {"color": "C0"}
+        other = "share" in name or "all_original" in name
+        return {"color": "C2" if other else "C1", "marker": "o", "markersize": 3}
+    return {"color": "C1" if "/discriminator/" in name else "C0"}
 
 
 def _is_score(name: str) -> bool:

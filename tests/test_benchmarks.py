@@ -16,7 +16,13 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 COMPILES = "compiles for TPUs, a minute and more a program"
 # Why this file does not run a script to its end.
-NOT_RUN = {"pods": COMPILES, "tpu_layer": COMPILES, "tpu_layers": COMPILES, "tpu_step": COMPILES}
+NOT_RUN = {
+    "pods": COMPILES,
+    "tpu_layer": COMPILES,
+    "tpu_layers": COMPILES,
+    "tpu_step": COMPILES,
+    "rtd_step": COMPILES,
+}
 # script: (arguments, what it prints).
 ALONE = {
     "cpu_attention": (

@@ -28,7 +28,7 @@ def reading(path: str) -> Iterator[IO[bytes]]:
     Raises:
         UserError: it cannot be opened, or read inside.
     """
-    opener: Callable[..., Any] = COMPRESSED.get(os.path.splitext(path)[1], open)
+    opener: Callable[..., Any] = COMPRESSED.get(os.path.splitext(path)[1].lower(), open)
     try:
         with opener(path, "rb") as stream:
             yield stream

@@ -12,14 +12,15 @@ class DataConfig:
     Everything but `dir`, `workers` and `prefetch` shapes the prepared data.
     """
 
-    # Text to learn from: paths or globs of .txt, .md, .jsonl files (also .gz, .xz, .bz2), separated
-    # by commas; "package:NAME/GLOB" takes files that an installed Python package carries.
+    # Text to learn from: paths or globs of .txt, .md, .jsonl, .json files (also .gz, .xz, .bz2),
+    # separated by commas, except where a file has the comma in its name; "package:NAME/GLOB" takes
+    # files that an installed Python package carries.
     corpus: str = ""
     # Held-out text in the same form. Empty: `validation_share` of the corpus's documents.
     validation_corpus: str = ""
     # Share of documents held out when there is no `validation_corpus`.
     validation_share: float = 0.05
-    # The field that holds the text in each object of a .jsonl file.
+    # The field that holds the text in each object of a .jsonl or .json file.
     text_field: str = "text"
     # Seed of the held-out split and of the tokenizer's sample of sentences.
     seed: int = 0

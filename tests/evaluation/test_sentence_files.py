@@ -32,6 +32,16 @@ def test_text_and_json_lines(tmp_path):
     assert found[0].source.endswith("a.txt") and found[-1].group == "b"
 
 
+def test_json_lists_hostile_lines_and_commas_in_names(tmp_path):
+    (tmp_path / "a,b.json").write_text(json.dumps(PAIRS, indent=1))
+    line = json.dumps({"text": "one\u2028\x85two"}, ensure_ascii=False) + "\n"
+    (tmp_path / "c.JSONL").write_text(line, encoding="utf-8")
+    (tmp_path / "d.txt").write_text("x\u2028y\x0cz\n", encoding="utf-8")
+    found = read_items(f"{tmp_path}/a,b.json,{tmp_path}/c.JSONL,{tmp_path}/d.txt", "text")
+    assert [item.sentences for item in found[:2]] == [tuple(pair.values())[:2] for pair in PAIRS]
+    assert [item.sentences for item in found[2:]] == [("one\u2028\x85two",), ("x\u2028y\x0cz",)]
+
+
 def test_minimal_pairs_are_grouped_by_uid_or_else_by_file(tmp_path):
     found = read_items(write(tmp_path / "pairs.jsonl", PAIRS), "text")
     assert [item.group for item in found] == ["pairs", "agreement"]
@@ -81,6 +91,9 @@ def test_blimp_by_name_from_data_at_hand(tmp_path):
         ('{"text": 3}', r"x\.jsonl:1: field 'text' holds 3, not a string"),
         ('["a"]', r"x\.jsonl:1: a JSON list"),
         ("{", r"x\.jsonl:1: not JSON"),
+        ('{"text": "a", "text": "b"}', r"x\.jsonl:1: not JSON \(the name 'text' is there twice\)"),
+        ('{"text": "\\ud83d"}', r"x\.jsonl:1: 'text' holds half a character \(\\ud83d\)"),
+        ('{"text": "a", "UID": null}', r"x\.jsonl:1: field 'UID' holds None, not a name"),
         ("\n", "holds no sentences"),
         (b"\xff", r"x\.jsonl:1: not UTF-8"),
     ],

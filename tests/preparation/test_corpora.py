@@ -44,6 +44,45 @@ def test_every_format(tmp_path, ending, pack):
     assert (report.documents, report.empty_documents) == (4, 1)
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_file_is_a_list_of_objects_or_an_object_a_line(tmp_path, indent):
+    records = [{"text": "one"}, {"text": " "}, {"text": "tw\u2028o"}]
+    (tmp_path / "a.json").write_text(json.dumps(records, indent=indent, ensure_ascii=False))
+    (tmp_path / "b.JSON").write_text("\n" + "".join(json.dumps(r) + "\n" for r in records))
+    found, report = read(f"{tmp_path}/*")
+    assert [text for _, text in found] == ["one", "tw\u2028o"] * 2
+    assert [name for name, _ in found[1:3]] == [
+        f"{tmp_path}/a.json, object 3",
+        f"{tmp_path}/b.JSON:2",
+    ]
+    assert report.empty_documents == 2
+    fails(f"{tmp_path}/a.json", "max_document_megabytes=1e-05", ".jsonl", max_megabytes=1e-5)
+    (tmp_path / "a.json").write_text(json.dumps({"rows": records}, indent=1))
+    fails(f"{tmp_path}/a.json", "a.json: a JSON dict; it has to hold a list of objects")
+
+
+def test_half_characters_are_dropped_and_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a\\ud83d b"}\n{"text": "\\ud83d\\ude00"}\n{"text": "\\ude00"}\n')
+    found, report = read(path)
+    assert [text for _, text in found] == ["a b", "😀"]
+    assert report.halves == {str(path): 2}
+
+
+def test_a_comma_in_a_file_s_name(tmp_path):
+    for name in ("a,b.txt", "c.txt"):
+        (tmp_path / name).write_text(name)
+    assert texts(f"{tmp_path}/a,b.txt") == ["a,b.txt"]
+    assert texts(f"{tmp_path}/a,b.txt,{tmp_path}/c.txt") == ["a,b.txt", "c.txt"]
+    assert texts(rf"{tmp_path}/a\,?.txt,{tmp_path}/c.txt") == ["a,b.txt", "c.txt"]
+
+
+def test_utf_16_is_refused(tmp_path):
+    for name in ("a.txt", "a.jsonl", "a.json"):
+        (tmp_path / name).write_bytes('{"text": "a"}'.encode("utf-16"))
+        fails(tmp_path / name, f"{name}:1: not UTF-8 but UTF-16")
+
+
 def test_order_is_sorted_and_files_count_once(tmp_path):
     for name in random.sample("abcdefgh", 8):
         (tmp_path / f"{name}.txt").write_text(name)

@@ -70,6 +70,7 @@ setup(
         ],
         "dev": [
             "pytest>=8.4,<10",
+            "hypothesis>=6.150,<7",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.15,<1",
             "mypy>=2.4,<3",

@@ -97,7 +97,8 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, (tuple, list)):
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        like = default[0] if default else ""  # a list without a default is of texts
+        return isinstance(value, list) and all(_fits(item, like) for item in value)
     if isinstance(default, float):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, type(default)) and not isinstance(value, bool)

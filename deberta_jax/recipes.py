@@ -34,6 +34,8 @@ def find(text: str) -> Path:
     Raises:
         UserError: there is no such file and no such name.
     """
+    if ":" in text and Path(text).expanduser().is_file():
+        raise UserError(f"{text}: what follows a colon is a recipe's argument; rename the file")
     name, _, _ = text.partition(":")
     path = Path(name).expanduser()
     if path.is_file():

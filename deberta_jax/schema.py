@@ -31,8 +31,8 @@ class Config:
     seed: int = 0
     # What is learned: masked tokens ("mlm"), each token from those before it ("clm"), both
     # ("mlm_clm"), which tokens a generator replaced ("rtd"); or, fine-tuning, "classification",
-    # "regression", "multiple_choice", "span" (extractive question answering),
-    # "token_classification".
+    # "multi_label" (several classes of one text, or none), "regression", "multiple_choice", "span"
+    # (extractive question answering), "token_classification".
     objective: str = "mlm"
     # The architecture: what a checkpoint is.
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

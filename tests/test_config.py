@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deberta_jax import schema
+from deberta_jax import migrations, schema, storage
 from deberta_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +59,19 @@ def test_recipes_load_freeze_and_are_locked(path):
 def test_a_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         schema.Config().model.hidden_size = 3
+
+
+def test_every_default_is_saved_and_loaded(tmp_path):
+    schema.save(schema.Config(), tmp_path / "config.json")
+    assert schema.load(tmp_path / "config.json") == schema.Config()
+
+
+def test_the_items_of_a_list_have_the_type_of_its_default(tmp_path):
+    path = tmp_path / "config.json"
+    for field, value in (("thresholds", ["0.5"]), ("labels", [1]), ("scores", "f1")):
+        storage.write_json(path, {"version": migrations.CONFIG_VERSION, "task": {field: value}})
+        with pytest.raises(UserError, match=rf"task\.{field} is .*; it must be of type tuple"):
+            schema.load(path)
 
 
 def test_what_is_saved_is_loaded(tmp_path):

@@ -35,7 +35,14 @@ ROOT = Path(__file__).parents[1]
 TOY = Path(__file__).parent / "toy_objective"
 RECIPE = "--config=tests/formats/recipe.py"
 TEXT = ("mlm", "clm", "mlm_clm", "rtd", "copy")
-TASKS = ("classification", "regression", "multiple_choice", "span", "token_classification")
+TASKS = (
+    "classification",
+    "regression",
+    "multi_label",
+    "multiple_choice",
+    "span",
+    "token_classification",
+)
 LENGTH, BATCH = 32, 8
 
 

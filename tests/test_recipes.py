@@ -43,6 +43,12 @@ def test_loaded_configs_are_those_of_the_module_and_locked():
         config.no_such_field = 3
 
 
+def test_a_colon_in_a_path_is_said(tmp_path):
+    (tmp_path / "my:recipe.py").write_text("def get_config():\n    raise AssertionError\n")
+    with pytest.raises(UserError, match=r"my:recipe\.py: what follows a colon is a recipe's arg"):
+        recipes.find(f"{tmp_path}/my:recipe.py")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

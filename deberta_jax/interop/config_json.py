@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deberta_jax import storage
+from deberta_jax.data.names import alternatives
 from deberta_jax.errors import UserError
 from deberta_jax.model.config import ModelConfig
 
@@ -172,7 +173,7 @@ def config_json(config: ModelConfig, task: str | None = "masked_lm", num_labels:
 
 
 def label_fields(names: Sequence[str]) -> dict:
-    """How `config.json` names a classifier's labels; "a|b" is named a."""
-    names = [name.split("|")[0] for name in names]
+    r"""How `config.json` names a classifier's labels; "a|b" is named a, "a\|b" is named a|b."""
+    names = [alternatives(name)[0] for name in names]
     places = {name: place for place, name in enumerate(names)}
     return {"id2label": {str(place): name for name, place in places.items()}, "label2id": places}

@@ -80,8 +80,13 @@ def write(
     dtype: str = "float32",
     max_shard_bytes: int = 5 * 10**9,
     label_names: Sequence[str] = (),
+    problem_type: str | None = None,
 ) -> None:
-    """As `save`, from tensors with released names; some may be beside the model's own."""
+    """As `save`, from tensors with released names; some may be beside the model's own.
+
+    `problem_type` tells the pipeline of `transformers` whether a sequence classifier has classes,
+    labels of which a text has several, or a number.
+    """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     directory.mkdir(parents=True, exist_ok=True)
@@ -91,6 +96,8 @@ def write(
     spelling = {}
     if task_of(model) in CLASSIFIERS and len(label_names) == labels:
         spelling = label_fields(label_names)
+    if problem_type and task_of(model) == "sequence_classification":
+        spelling["problem_type"] = problem_type
     write_config(model.config, directory, task_of(model), labels, dtype, **spelling)
 
 

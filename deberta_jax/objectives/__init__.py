@@ -22,6 +22,7 @@ _BUILT_IN = {
     "mlm_clm": "mlm_clm:MaskedAndCausalLanguageModelling",
     "rtd": "rtd:ReplacedTokenDetection",
     "classification": "finetuning:FineTuning",
+    "multi_label": "finetuning:FineTuning",
     "regression": "finetuning:FineTuning",
     "multiple_choice": "finetuning:FineTuning",
     "span": "finetuning:FineTuning",

@@ -22,7 +22,7 @@ class Losses(NamedTuple):
 
     Attributes:
         loss: [B] or [B, L].
-        correct: 1 where the highest logit is the right one; None for numbers.
+        correct: 1 where the highest logit, or the whole set of labels, is right; None for numbers.
     """
 
     loss: Float[Array, "*N"]
@@ -40,7 +40,7 @@ class Criterion(Protocol):
     ) -> Float[Array, "*N"]:
         """How far apart two outputs for the same items are, each item's: SiFT's loss."""
 
-    def target_shapes(self, items: Items) -> Shapes:
+    def target_shapes(self, items: Items, num_labels: int) -> Shapes:
         """Targets and `weights` of a batch of so many items."""
 
 
@@ -63,8 +63,34 @@ class Classes:
     ) -> Float[Array, "*N"]:
         return symmetric_kl(logits, others)
 
-    def target_shapes(self, items: Items) -> Shapes:
+    def target_shapes(self, items: Items, num_labels: int) -> Shapes:
         return _labels(items, jnp.int32)
+
+
+class LabelSets:
+    """Some of the labels for every item: logits [B, C] against `label_set` [B, C] of 0 and 1.
+
+    The loss is the mean of the labels' cross-entropies, each by its own sigmoid.
+    """
+
+    def losses(self, logits: Float[Array, "B C"], batch: Batch) -> Losses:
+        labels = batch["label_set"]
+        right = jax.nn.log_sigmoid(logits) * labels
+        wrong = jax.nn.log_sigmoid(-logits) * (1 - labels)
+        correct = jnp.all((logits > 0) == (labels > 0), axis=-1)
+        return Losses(-jnp.mean(right + wrong, axis=-1), correct.astype(jnp.float32))
+
+    def divergence(
+        self, logits: Float[Array, "B C"], others: Float[Array, "B C"], batch: Batch
+    ) -> Float[Array, " B"]:
+        # A sigmoid is a softmax over the logit and 0.
+        pair = (jnp.stack([x, jnp.zeros_like(x)], axis=-1) for x in (logits, others))
+        return jnp.mean(symmetric_kl(*pair), axis=-1)
+
+    def target_shapes(self, items: Items, num_labels: int) -> Shapes:
+        weights = jax.ShapeDtypeStruct(items, jnp.float32)
+        labels = jax.ShapeDtypeStruct((*items, num_labels), jnp.float32)
+        return {"label_set": labels, "weights": weights}
 
 
 class Numbers:
@@ -78,7 +104,7 @@ class Numbers:
     ) -> Float[Array, " B"]:
         return (logits[:, 0] - others[:, 0]) ** 2
 
-    def target_shapes(self, items: Items) -> Shapes:
+    def target_shapes(self, items: Items, num_labels: int) -> Shapes:
         return _labels(items, jnp.float32)
 
 
@@ -99,7 +125,7 @@ class Spans:
         pair = (_tokens_last(outputs, batch["segment_ids"]) for outputs in (logits, others))
         return jnp.mean(symmetric_kl(*pair), axis=1)
 
-    def target_shapes(self, items: Items) -> Shapes:
+    def target_shapes(self, items: Items, num_labels: int) -> Shapes:
         position = jax.ShapeDtypeStruct(items, jnp.int32)
         weights = jax.ShapeDtypeStruct(items, jnp.float32)
         return {"starts": position, "ends": position, "weights": weights}

@@ -16,7 +16,7 @@ from deberta_jax.model.task_heads import TASK_MODELS
 from deberta_jax.objectives import sift
 from deberta_jax.objectives.base import Batch, Objective, Params, Scalars, Shapes
 from deberta_jax.objectives.config import FinetuneConfig
-from deberta_jax.objectives.criteria import Classes, Criterion, Numbers, Spans
+from deberta_jax.objectives.criteria import Classes, Criterion, LabelSets, Numbers, Spans
 
 
 class Kind(NamedTuple):
@@ -28,6 +28,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "classification": Kind("sequence_classification", Classes()),
+    "multi_label": Kind("sequence_classification", LabelSets()),
     "regression": Kind("sequence_classification", Numbers()),
     "multiple_choice": Kind("multiple_choice", Classes()),
     "span": Kind("question_answering", Spans()),
@@ -43,7 +44,8 @@ class FineTuning(Objective):
     """The loss of a task, averaged over all of a batch's items by their weights.
 
     A batch holds `input_ids` and `segment_ids` [B, L] ([B, C, L] for choices), `weights` [B] or
-    [B, L], and targets: `labels` of the weights' shape, or `starts` and `ends` [B].
+    [B, L], and targets: `labels` of the weights' shape, `label_set` [B, C], or `starts` and `ends`
+    [B].
     """
 
     learns_from_text = False
@@ -61,6 +63,7 @@ class FineTuning(Objective):
         """`name` is a key of `KINDS`; `num_labels` counts where the task has classes."""
         kind = KINDS[name]
         self.config, self.head, self._criterion = config, kind.head, kind.criterion
+        self._num_labels = num_labels
         self._settings, self._choices = settings, choices if kind.head == "multiple_choice" else 0
         compute = compute or ComputeConfig()
         options: dict[str, Any] = {}
@@ -86,7 +89,8 @@ class FineTuning(Objective):
         tokens = jax.ShapeDtypeStruct((*items, sequence_length), jnp.int32)
         shapes = {"input_ids": tokens, "segment_ids": tokens}
         return shapes | self._criterion.target_shapes(
-            (batch_size, sequence_length) if self.head == "token_classification" else (batch_size,)
+            (batch_size, sequence_length) if self.head == "token_classification" else (batch_size,),
+            self._num_labels,
         )
 
     def batch_maker(self, tokenizer: Tokenizer, seed: int) -> MakeBatch:

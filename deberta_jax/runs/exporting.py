@@ -10,6 +10,12 @@ from deberta_jax.runs.loading import load_pretrained, read_checkpoint, tokenizer
 from deberta_jax.runs.opening import open_run
 
 GRAPH = "model.onnx"
+# What `transformers` calls the objectives of its sequence classifier.
+_PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 
 
 def export(source: Path, out: Path, *, onnx: bool = False, max_length: int = 512) -> str:
@@ -52,7 +58,10 @@ def _export_run(workdir: Path, out: Path, onnx: bool, max_length: int) -> str:
     for name in run.objective.exported:
         directory = out if name == first else out / name
         model, released = run.objective.models[name], run.released(name)
-        pretrained.write(directory, model, released.tensors, label_names=run.config.task.labels)
+        labels, problem = run.config.task.labels, _PROBLEM_TYPES.get(run.config.objective)
+        pretrained.write(
+            directory, model, released.tensors, label_names=labels, problem_type=problem
+        )
         run.write_tokenizer(directory)
         if onnx:
             params = run.objective.params_of(run.params, name)

@@ -1,6 +1,7 @@
 """Fine-tuning assembled from its config: a session reads all once, each seed is a run."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from deberta_jax.data.masking import derive_seed
 from deberta_jax.data.tasks import TASKS, scores
 from deberta_jax.data.tasks.batches import Batches, choose_lengths
 from deberta_jax.data.tasks.encoded import Encoded
-from deberta_jax.data.tasks.sources import read_rows
+from deberta_jax.data.tasks.sources import Row, named_sources, read_rows
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation import finetuning_scores as results
 from deberta_jax.interop import pretrained
@@ -85,22 +86,23 @@ def open_session(config: Config) -> Session:
     stated, tensors = read_checkpoint(config.train.init)
     tokenizer = tokenizer_of(config.train.init)
     _check_limits(config, stated, tokenizer)
-    rows = read_rows(config.task.train, config.task.header)
+    rows, counts = _read(config, config.task.train)
     task: Any = TASKS[config.objective](config.task, tokenizer, rows)
     if 0 < config.task.train_examples < len(rows):
         rng = np.random.default_rng(derive_seed(config.data.seed, "task examples"))
         chosen = rng.choice(len(rows), config.task.train_examples, replace=False)
         rows = [rows[index] for index in np.sort(chosen)]
     train = task.encode(rows, training=True)
+    train.counts.update(counts)
     if not train.items:
         raise UserError(f"{config.task.train}: no example is left to learn from")
     validation = {
-        name: task.encode(read_rows(source, config.task.header), training=False)
-        for name, source in _named(config.task.validation, "task.validation")
+        name: _encoded(task, config, source, labelled=True)
+        for name, source in named_sources(config.task.validation, "task.validation")
     }
     test = {
-        name: task.encode(read_rows(source, config.task.header), training=False, labelled=False)
-        for name, source in _named(config.task.test, "task.test")
+        name: _encoded(task, config, source, labelled=False)
+        for name, source in named_sources(config.task.test, "task.test")
     }
     everything = [train, *validation.values(), *test.values()]
     sizes = [item["input_ids"].shape[-1] for given in everything for item in given.items]
@@ -127,13 +129,31 @@ def _check_limits(config: Config, stated: ModelConfig, tokenizer) -> None:
         raise UserError(f"task.max_length is {asked}; it must be at least 8")
 
 
-def _named(sources, field) -> list[tuple[str, str]]:
-    """(name, source) of each: "matched=FILE"; a single one needs no name."""
-    pairs = [source.rpartition("=")[::2] for source in sources]
-    names = [name for name, _ in pairs]
-    if len(pairs) > 1 and (len(set(names)) < len(names) or "" in names):
-        raise UserError(f'{field} has {len(pairs)} sources; each needs a name of its own: "NAME=…"')
-    return pairs
+def _read(config: Config, source: str) -> tuple[list[Row], Counter[str]]:
+    """The rows of a source, and what was passed over while it was read."""
+    task, counts = config.task, Counter[str]()
+    rows = read_rows(
+        source,
+        task.header,
+        file_format=task.format,
+        uneven_rows=task.uneven_rows,
+        counts=counts,
+    )
+    return rows, counts
+
+
+def _encoded(task, config: Config, source: str, labelled: bool) -> Encoded:
+    """A set to measure, or else to predict.
+
+    Raises:
+        UserError: as `read_rows` and the task's `encode`, or no example is left.
+    """
+    rows, counts = _read(config, source)
+    encoded = task.encode(rows, training=False, labelled=labelled)
+    encoded.counts.update(counts)
+    if not encoded.items:
+        raise UserError(f"{source}: no example is left")
+    return encoded
 
 
 def _resolved(config: Config, stated: ModelConfig, task, validation) -> Config:
@@ -150,7 +170,7 @@ def _resolved(config: Config, stated: ModelConfig, task, validation) -> Config:
         config,
         model=dataclasses.replace(config.model, **stated.architecture()),
         train=settings,
-        task=dataclasses.replace(config.task, labels=config.task.labels or task.label_names),
+        task=dataclasses.replace(config.task, labels=task.stated_labels or config.task.labels),
     )
 
 
@@ -174,6 +194,12 @@ def _described(session: Session) -> str:
     lines.append(
         f"inputs are padded to {', '.join(map(str, session.lengths))} tokens, each compiled once: "
         f"{padding:.0%} of the tokens are padding ({single:.0%} with one length)"
+    )
+    best, names = session.config.train.best_metric, session.task.label_names
+    meaning = scores.meaning(best.rpartition("/")[2], names) if names else ""
+    direction = "lowest" if best.endswith("loss") else "highest"
+    lines.append(
+        f"the best checkpoint has the {direction} {best}" + f" ({meaning})" * bool(meaning)
     )
     settings = session.config.finetune
     if settings.sift_weight:
@@ -240,9 +266,11 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
         step, params = checkpoints.restore_params(program.abstract.params, checkpoints.best())
     measured, predictions = measure(session, objective, outputs, params)
     found = {("validation", name): lines for name, lines in predictions.items()}
+    name, given = next(iter(session.validation.items()))
+    tuned = session.task.tuned(predictions[name], given.examples)
     for name, given in session.test.items():
         logits, _ = outputs(params, given)
-        found["test", name] = session.task.predictions(logits, given)
+        found["test", name] = tuned.predictions(logits, given)
     if jax.process_index() == 0:
         write_predictions(session, found, workdir)
         results.write_one(workdir, step, measured)

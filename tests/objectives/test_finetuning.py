@@ -31,6 +31,8 @@ def random_batch(kind, seed, length=12):
     }
     if kind == "span":
         return batch | {name: rng.integers(0, 5, 4).astype(np.int32) for name in ("starts", "ends")}
+    if kind == "multi_label":
+        return batch | {"label_set": rng.integers(0, 2, (4, 2)).astype(np.float32)}
     if kind == "regression":
         return batch | {"labels": rng.normal(size=4).astype(np.float32)}
     if kind == "token_classification":
@@ -48,6 +50,9 @@ def loss_by_formula(kind, logits, batch):
     rows = range(3)
     if kind == "regression":
         return np.mean([(logits[r, 0] - batch["labels"][r]) ** 2 for r in rows])
+    if kind == "multi_label":
+        shares, sets = 1 / (1 + np.exp(-logits[:3])), batch["label_set"][:3]
+        return -np.mean(np.log(np.where(sets > 0, shares, 1 - shares)))
     if kind == "span":
         found = []
         for r in rows:

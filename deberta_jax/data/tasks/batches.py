@@ -9,6 +9,7 @@ import numpy as np
 
 from deberta_jax.data.input import FOREVER, Batch, prefetched
 from deberta_jax.data.masking import derive_seed
+from deberta_jax.data.tasks import encoded
 from deberta_jax.data.tasks.encoded import Item
 from deberta_jax.errors import UserError
 
@@ -128,12 +129,13 @@ class Batches:
         batch = {}
         for name, sample in self._items[0].items():
             fill = self._pad_id if name == "input_ids" else 0
-            shape = (*sample.shape[:-1], length) if sample.ndim else ()
+            tokens = sample.ndim and name not in encoded.WITHOUT_TOKENS
+            shape = (*sample.shape[:-1], length) if tokens else sample.shape
             values = np.full((len(numbers), *shape), fill, sample.dtype)
             for position, row in enumerate(numbers):
                 if row < len(group):
                     example = self._items[group[row]][name]
-                    own = (..., slice(example.shape[-1])) if sample.ndim else ()
+                    own = (..., slice(example.shape[-1])) if tokens else ()
                     values[(position, *own)] = example
             batch[name] = values
         return batch

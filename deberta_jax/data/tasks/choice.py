@@ -7,20 +7,18 @@ import numpy as np
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
 from deberta_jax.data.tasks.encoded import Encoded, Item, TaskTokenizer
-from deberta_jax.data.tasks.labels import text_of
+from deberta_jax.data.tasks.labels import label_text, text_of, without_skipped
 from deberta_jax.data.tasks.sources import Row
+from deberta_jax.data.tasks.task import Task
 from deberta_jax.errors import UserError
 
 
-class MultipleChoice:
+class MultipleChoice(Task):
     """The task of `objective="multiple_choice"`: a logit for each choice.
 
     A choice is read as a pair: the first of `task.texts` and, after the second one if there is one,
     the choice. So the context is what is cut where an input is too long.
     """
-
-    num_labels = 1
-    label_names: tuple[str, ...] = ()
 
     def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer, train_rows: list[Row]):
         del train_rows
@@ -39,6 +37,8 @@ class MultipleChoice:
         """
         counts: collections.Counter[str] = collections.Counter()
         kept, texts = [], []
+        if labelled:
+            rows = without_skipped(rows, self.config, counts)
         for row in rows:
             context, *question = (text_of(row, column) for column in self.config.texts)
             choices = self._choices(row)
@@ -88,12 +88,12 @@ class MultipleChoice:
 
     def _right(self, row: Row, count: int) -> int:
         """The right choice, from 0: files give a number from 0, or a letter from A."""
-        label = str(row[self.config.label]).strip()
+        label = label_text(row[self.config.label], row.where, self.config.label)
         if label in self.config.choices:  # the name of its column
             return self.config.choices.index(label)
         letters = [chr(ord("A") + position) for position in range(count)]
         position = letters.index(label) if label in letters else -1
-        position = int(label) if label.isdecimal() else position
+        position = int(label) if label.isascii() and label.isdecimal() else position
         if not 0 <= position < count:
             raise UserError(
                 f"{row.where}: {self.config.label} is {label!r}; it has to be 0 to {count - 1}, or "

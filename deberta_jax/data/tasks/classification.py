@@ -2,19 +2,37 @@
 
 import abc
 import collections
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
 from deberta_jax.data.tasks.encoded import Encoded, Item, TaskTokenizer
-from deberta_jax.data.tasks.labels import Labels, text_of
+from deberta_jax.data.tasks.labels import (
+    Labels,
+    label_text,
+    number_of,
+    present,
+    text_of,
+    without_skipped,
+)
 from deberta_jax.data.tasks.sources import Row
+from deberta_jax.data.tasks.task import Task
 from deberta_jax.errors import UserError
 
+Counts = collections.Counter[str]
 
-class _TextOrPair(abc.ABC):
-    """What `Classification` and `Regression` share: the inputs, without their targets."""
+
+class TextOrPair(Task, abc.ABC):
+    """What tasks on a text or a pair of texts share: the inputs, without their targets.
+
+    Attributes:
+        target: the name of an item's target.
+    """
+
+    target = "labels"
 
     def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer):
         if len(config.texts) not in (1, 2):
@@ -32,9 +50,11 @@ class _TextOrPair(abc.ABC):
             labelled: whether they have labels to read.
 
         Raises:
-            UserError: a column is missing, or a label is none of the task's.
+            UserError: a column is missing, or a label is missing or none of the task's.
         """
-        counts: collections.Counter[str] = collections.Counter()
+        counts: Counts = collections.Counter()
+        if labelled:
+            rows = without_skipped(rows, self.config, counts)
         texts = [[text_of(row, column) for column in self.config.texts] for row in rows]
         empty = [not all(text.strip() for text in group) for group in texts]
         counts["examples with an empty text" + ", left out" * training] = sum(empty)
@@ -56,35 +76,44 @@ class _TextOrPair(abc.ABC):
             item: Item = {"input_ids": ids, "segment_ids": np.ones_like(ids)}
             example = {"id": row.get("id|idx|index|uid", index)}
             if labelled:
-                example["label"], item["labels"] = self._target(row)
+                example["label"], item[self.target] = self._target(row, counts)
                 item["weights"] = np.float32(1)
             items.append(item)
             examples.append(example)
         return Encoded(items, [None] * len(items), examples, counts)
 
     @abc.abstractmethod
-    def _target(self, row: Row) -> tuple[str | float, np.generic]:
+    def _target(self, row: Row, counts: Counts) -> tuple[Any, np.generic | np.ndarray]:
         """(the label as it is shown, and as the model learns it)."""
 
 
-class Classification(_TextOrPair):
-    """The task of `objective="classification"`: the model gives a logit for each label."""
+class Labelled(TextOrPair):
+    """A task on a text or a pair whose labels are `task.labels`, or those of the examples."""
 
     def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer, train_rows: list[Row]):
         """Takes the labels from `config`, or else from the training examples."""
         super().__init__(config, tokenizer)
-        self.labels = Labels.of(config, train_rows)
+        self.labels = Labels.of(config, self._found(train_rows))
+        self.label_names, self.stated_labels = self.labels.names, self.labels.stated
+        self.num_labels = len(self.labels.names)
 
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return self.labels.names
+    @abc.abstractmethod
+    def _found(self, train_rows: list[Row]) -> Iterator[tuple[str, str]]:
+        """(label, file and line) of every label of the training examples."""
 
-    @property
-    def num_labels(self) -> int:
-        return len(self.labels.names)
 
-    def _target(self, row: Row) -> tuple[str, np.int32]:
-        index = self.labels.index(row, self.config.label)
+class Classification(Labelled):
+    """The task of `objective="classification"`: the model gives a logit for each label."""
+
+    def _found(self, train_rows: list[Row]) -> Iterator[tuple[str, str]]:
+        column = self.config.label
+        for row in train_rows:
+            yield label_text(row[column], row.where, column), row.where
+
+    def _target(self, row: Row, counts: Counts) -> tuple[str, np.int32]:
+        column = self.config.label
+        name = present(label_text(row[column], row.where, column, counts), row.where, column)
+        index = self.labels.index_of(name, row.where)
         return self.labels.names[index], np.int32(index)
 
     def predictions(self, logits: list[np.ndarray], inputs: Encoded) -> list[dict]:
@@ -106,28 +135,21 @@ class Classification(_TextOrPair):
             self.config.scores,
             np.array([indices[example["label"]] for example in examples]),
             np.array([indices[prediction["prediction"]] for prediction in predictions]),
+            self.num_labels,
         )
 
 
-class Regression(_TextOrPair):
+class Regression(TextOrPair):
     """The task of `objective="regression"`: the model gives a number."""
 
-    num_labels = 1
-    label_names = ("value",)
+    label_names = stated_labels = ("value",)
 
     def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer, train_rows: list[Row]):
         del train_rows
         super().__init__(config, tokenizer)
 
-    def _target(self, row: Row) -> tuple[float, np.float32]:
-        try:
-            value = float(row[self.config.label])
-        except (TypeError, ValueError):
-            value = np.nan
-        if not np.isfinite(value):
-            raise UserError(
-                f"{row.where}: {self.config.label} is {row[self.config.label]!r}, not a number"
-            )
+    def _target(self, row: Row, counts: Counts) -> tuple[float, np.float32]:
+        value = number_of(row, self.config.label)
         return value, np.float32(value)
 
     def predictions(self, logits: list[np.ndarray], inputs: Encoded) -> list[dict]:

@@ -24,6 +24,8 @@ class TaskTokenizer(Protocol):
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]: ...
 
 
+# Arrays of an item whose last axis is not its tokens, so that padding leaves it.
+WITHOUT_TOKENS = ("label_set",)
 # A scalar is what an item holds one of, such as its weight.
 Item = dict[str, np.ndarray | np.generic]
 

@@ -18,6 +18,7 @@ from deberta_jax.errors import UserError
 # The scores of each objective's predictions.
 KNOWN = {
     "classification": ("accuracy", "f1", "macro_f1", "matthews"),
+    "multi_label": ("micro_f1", "macro_f1", "accuracy"),
     "regression": ("pearson", "spearman"),
     "multiple_choice": ("accuracy",),
     "span": ("f1", "exact_match"),
@@ -27,17 +28,81 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = set(string.punctuation)
 
 
-def of_classes(names: Sequence[str], labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Scores of classes, int [N]: accuracy, f1 (of class 1), macro_f1, matthews."""
+def of_classes(
+    names: Sequence[str], labels: np.ndarray, predicted: np.ndarray, classes: int | None = None
+) -> dict[str, float]:
+    """Scores of classes, int [N]: accuracy, f1, macro_f1, matthews.
+
+    Of two classes f1 is that of class 1; of more it is macro_f1. `classes` is how many there are;
+    None: as many as occur.
+    """
     from sklearn import metrics
+
+    if classes is None:
+        classes = 1 + int(max(np.max(labels, initial=1), np.max(predicted, initial=1)))
+
+    def macro():
+        return metrics.f1_score(labels, predicted, average="macro", zero_division=0)
+
+    def f1():
+        if classes > 2:
+            return macro()
+        return metrics.f1_score(labels == 1, predicted == 1, zero_division=0)
 
     known = {
         "accuracy": lambda: metrics.accuracy_score(labels, predicted),
-        "f1": lambda: metrics.f1_score(labels == 1, predicted == 1, zero_division=0),
-        "macro_f1": lambda: metrics.f1_score(labels, predicted, average="macro", zero_division=0),
+        "f1": f1,
+        "macro_f1": macro,
         "matthews": lambda: metrics.matthews_corrcoef(labels, predicted),
     }
     return {name: float(known[name]()) for name in names}
+
+
+def of_label_sets(
+    names: Sequence[str], labels: np.ndarray, predicted: np.ndarray
+) -> dict[str, float]:
+    """Scores of sets of labels, bool [N, C]: micro_f1, macro_f1 (over all labels), accuracy (of
+    whole sets)."""
+    columns = list(zip(labels.T, predicted.T, strict=True))
+    values = {
+        "micro_f1": _f1(labels.ravel(), predicted.ravel()),
+        "macro_f1": float(np.mean([_f1(*column) for column in columns])),
+        "accuracy": float(np.mean(np.all(labels == predicted, axis=1))),
+    }
+    return {name: values[name] for name in names}
+
+
+def _f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """2 TP / (2 TP + FP + FN) of bools; 0 where nothing is there and nothing predicted."""
+    wrong, right = np.sum(labels != predicted), np.sum(labels & predicted)
+    return float(2 * right / (2 * right + wrong)) if right else 0.0
+
+
+def best_f1_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The threshold with the best F1 of one label: float [N], bool [N].
+
+    A label is predicted where its probability is at least the threshold. It lies between two
+    probabilities; the best one nearest 0.5 is taken. 0.5 where no example has the label.
+    """
+    if not labels.any():
+        return 0.5
+    order = np.argsort(-probabilities, kind="stable")
+    ranked, right = probabilities[order], np.cumsum(labels[order])
+    f1 = 2 * right / (np.arange(1, len(order) + 1) + labels.sum())
+    following = np.append(ranked[1:], 0.0)
+    f1 = np.where(ranked > following, f1, -1.0)  # equal ones are predicted together
+    middles = (ranked + following) / 2
+    best = np.flatnonzero(f1 == f1.max())
+    return float(middles[best[np.argmin(np.abs(middles[best] - 0.5))]])
+
+
+def meaning(name: str, label_names: Sequence[str]) -> str:
+    """What a score of these labels is, where its name does not say it; else ""."""
+    if name != "f1" or len(label_names) < 2:
+        return ""
+    if len(label_names) > 2:
+        return f"f1 of {len(label_names)} classes is macro_f1, the mean over the classes"
+    return f"f1 is that of the label {label_names[1]!r}, the second"
 
 
 def of_numbers(names: Sequence[str], labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

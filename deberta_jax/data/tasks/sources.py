@@ -1,24 +1,20 @@
-"""Examples as they lie on disk, or in TFDS, to rows of named values."""
+"""Where a task's examples are: files and TFDS data sets, to rows of named values."""
 
-import csv
 import dataclasses
-import io
-import itertools
-import json
+import glob
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from deberta_jax.data.compressed import reading
+from deberta_jax.data import names as syntax
+from deberta_jax.data.compressed import COMPRESSED
+from deberta_jax.data.formats import conll, json_text, paths, tables
+from deberta_jax.data.formats.lines import ending
+from deberta_jax.data.tasks import published, tfds_source
 from deberta_jax.errors import UserError
 
-_TFDS = "tfds:"
-_NEED_TENSORFLOW = {"glue": "Glue", "super_glue": "SuperGlue"}
-_COMPRESSED = (".gz", ".xz", ".bz2")
-# A column of CoNLL's files is a word's; the last one is its tag.
-_CONLL_DOCUMENT = "-DOCSTART-"
+_NO_NAMES = " (task.header names the columns of a file that has no line of names)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +24,22 @@ class Row:
     Attributes:
         where: the file and line, or the data set and index, for messages.
         values: what it holds, by column.
+        hint: what the message of a missing column ends with.
     """
 
     where: str
     values: dict[str, Any]
+    hint: str = ""
+
+    def _column(self, names: str) -> str | None:
+        """The column that is called so; else the first of "a|b" that there is."""
+        among = [names, *syntax.alternatives(names)]
+        return next((name for name in among if name in self.values), None)
 
     def get(self, names: str, default: Any = None) -> Any:
         """The value of the column that `names` ("a|b": a or b) names; `default` without one."""
-        present = [name for name in names.split("|") if name in self.values]
-        return self.values[present[0]] if present else default
+        column = self._column(names)
+        return default if column is None else self.values[column]
 
     def __getitem__(self, names: str) -> Any:
         """As `get`.
@@ -44,212 +47,150 @@ class Row:
         Raises:
             UserError: there is no such column; the message names those that there are.
         """
-        if not any(name in self.values for name in names.split("|")):
-            raise UserError(
-                f"{self.where}: no column {names!r}; there are: {', '.join(self.values)}"
-            )
-        return self.get(names)
+        column = self._column(names)
+        if column is None:
+            there = ", ".join(f"{name:.60}" for name in self.values)
+            raise UserError(f"{self.where}: no column {names!r}; there are: {there}{self.hint}")
+        return self.values[column]
 
 
-def read_rows(source: str, header: tuple[str, ...] = ()) -> list[Row]:
-    """The examples of a source (see `TaskConfig`), in order.
+class Reading(NamedTuple):
+    """How a file is read: `task.header`, `task.uneven_rows`, and what takes the counts."""
+
+    header: Sequence[str]
+    uneven_rows: str
+    counts: Counter[str]
+
+
+def read_rows(
+    source: str,
+    header: Sequence[str] = (),
+    *,
+    file_format: str = "",
+    uneven_rows: str = "refuse",
+    counts: Counter[str] | None = None,
+) -> list[Row]:
+    """The examples of a source, in order.
 
     Args:
-        source: a file, or "tfds:NAME:SPLIT".
-        header: names of the columns of a .tsv or .csv file without a line of names.
+        source: a file, a glob, or "tfds:NAME:SPLIT" (see `TaskConfig`).
+        header: `task.header`.
+        file_format: `task.format`.
+        uneven_rows: `task.uneven_rows`.
+        counts: takes what was passed over, by reason.
 
     Raises:
         UserError: it is missing, unreadable or malformed, or holds no example.
     """
-    if source.startswith(_TFDS):
-        rows = list(_tfds_rows(source))
+    if file_format and file_format not in _READERS:
+        raise UserError(f"task.format is {file_format!r}; it may be {', '.join(_READERS)}")
+    if uneven_rows not in tables.UNEVEN:
+        known = ", ".join(tables.UNEVEN)
+        raise UserError(f"task.uneven_rows is {uneven_rows!r}; it may be {known}")
+    reading = Reading(header, uneven_rows, Counter() if counts is None else counts)
+    if source.startswith(tfds_source.PREFIX):
+        pairs = tfds_source.read(source)
+        rows = [Row(where, v) for where, values in pairs for where, v in _each(where, values)]
     else:
-        path = os.path.expanduser(source)
-        stem, ending = os.path.splitext(path)
-        kind = os.path.splitext(stem)[1] if ending in _COMPRESSED else ending
-        if kind not in _READERS:
-            raise UserError(
-                f"{source}: unknown ending; examples are read from {', '.join(_READERS)}, plain "
-                f"or compressed, or from {_TFDS}NAME:SPLIT"
-            )
-        if not os.path.isfile(path):
-            raise UserError(f"{source} does not exist (seen from {os.getcwd()})")
-        rows = list(_READERS[kind](path, header))
+        rows = [
+            row
+            for path in paths.matches(source, source)
+            for row in _file(path, file_format, reading)
+        ]
     if not rows:
         raise UserError(f"{source} holds no examples")
     return rows
 
 
-def _text(path: str) -> str:
-    with reading(path) as stream:
-        raw = stream.read()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error}") from error
+def named_sources(sources: Sequence[str], field: str) -> list[tuple[str, str]]:
+    """(name of the set, source) of each of "NAME=SOURCE"; a single one needs no name.
+
+    A file that is called "a=b" is that file. Names hold no "/".
+
+    Raises:
+        UserError: several sources, and one has no name of its own.
+    """
+    pairs = [_named(source) for source in sources]
+    names = [name for name, _ in pairs]
+    if len(pairs) > 1 and (len(set(names)) < len(names) or "" in names):
+        raise UserError(f'{field} has {len(pairs)} sources; each needs a name of its own: "NAME=…"')
+    return pairs
 
 
-def _table(path: str, header: tuple[str, ...], **dialect: Any) -> Iterator[Row]:
-    csv.field_size_limit(1 << 30)
-    lines = csv.reader(io.StringIO(_text(path), newline=""), strict=True, **dialect)
-    try:
-        names = list(header) or next(lines, [])
-        for cells in lines:
-            if not cells:
-                continue
-            where = f"{path}:{lines.line_num}"
-            if len(cells) != len(names):
-                raise UserError(
-                    f"{where}: {len(cells)} columns; there have to be {len(names)}: "
-                    f"{', '.join(names)}"
-                )
-            yield Row(where, dict(zip(names, cells, strict=True)))
-    except csv.Error as error:
-        raise UserError(f"{path}:{lines.line_num}: {error}") from error
+def _named(source: str) -> tuple[str, str]:
+    name, equals, rest = source.partition("=")
+    is_source = source.startswith(tfds_source.PREFIX) or _is_there(source)
+    if is_source or not equals or "/" in name or not name.strip():
+        return "", source
+    if not rest.startswith(tfds_source.PREFIX) and not _is_there(rest):
+        raise UserError(f"{source} does not exist, nor does {rest}, of a set that is named {name}")
+    return name, rest
 
 
-def _tsv_rows(path: str, header: tuple[str, ...]) -> Iterator[Row]:
-    answers = os.path.splitext(path)[0] + ".ans"
-    if os.path.isfile(answers):
-        return _mctest_rows(path, answers)
-    return _table(path, header, delimiter="\t", quoting=csv.QUOTE_NONE)
+def _is_there(path: str) -> bool:
+    path = os.path.expanduser(path)
+    return os.path.exists(path) or bool(glob.glob(path, recursive=True))
 
 
-def _csv_rows(path: str, header: tuple[str, ...]) -> Iterator[Row]:
-    return _table(path, header)
-
-
-def _json_lines(path: str, header: tuple[str, ...]) -> Iterator[Row]:
-    del header
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            values = _json(line, where)
-            if not isinstance(values, dict):
-                raise UserError(f"{where}: every line has to hold one JSON object")
-            yield from _with_its_questions(Row(where, values))
-
-
-def _squad_rows(path: str, header: tuple[str, ...]) -> Iterator[Row]:
-    """SQuAD's file: a row a question, with its context and its answers."""
-    del header
-    try:
-        for article in _json(_text(path), path)["data"]:
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    values = {"context": paragraph["context"], **question}
-                    yield Row(f"{path}, question {question['id']}", values)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is no file of SQuAD's form: {error!r}") from error
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error})") from error
-
-
-def _conll_rows(path: str, header: tuple[str, ...]) -> Iterator[Row]:
-    """CoNLL's file: a word a line, its tag last; a blank line ends a sentence."""
-    del header
-    lines = enumerate(_text(path).splitlines(), start=1)
-    for blank, group in itertools.groupby(lines, lambda line: not line[1].strip()):
-        words = [(number, line.split()) for number, line in group]
-        if blank or words[0][1][0] == _CONLL_DOCUMENT:
-            continue
-        for number, cells in words:
-            if len(cells) < 2:
-                raise UserError(f"{path}:{number}: it has to hold a word and its tag")
-        values = {"tokens": [w[0] for _, w in words], "tags": [w[-1] for _, w in words]}
-        yield Row(f"{path}:{words[0][0]}", values)
-
-
-def _mctest_rows(path: str, answers_path: str) -> Iterator[Row]:
-    """MCTest's files: a story and four questions a line, each with four choices."""
-    answers = [line.split("\t") for line in _text(answers_path).splitlines()]
-    stories = [line.split("\t") for line in _text(path).splitlines()]
-    if len(answers) != len(stories):
-        raise UserError(f"{answers_path} has {len(answers)} lines, {path} {len(stories)}")
-    for number, (cells, right) in enumerate(zip(stories, answers, strict=True), start=1):
-        where = f"{path}:{number}"
-        if len(cells) != 23 or len(right) != 4:
-            raise UserError(f"{where}: not a story of MCTest with four questions of four choices")
-        context = cells[2].replace("\\newline", "\n").replace("\\tab", "\t")
-        for index in range(4):
-            question, *choices = cells[3 + 5 * index : 8 + 5 * index]
-            values = {
-                "id": f"{cells[0]}.{index}",
-                "context": context,
-                "question": question.removeprefix("one: ").removeprefix("multiple: "),
-                "choices": choices,
-                "label": right[index],
-            }
-            yield Row(f"{where}, question {index + 1}", values)
-
-
-def _with_its_questions(row: Row) -> Iterator[Row]:
-    """A row for each question of a passage of RACE's form; any other row as it is."""
-    listed = [row.values.get(name) for name in ("questions", "options", "answers")]
-    if not all(isinstance(values, list) for values in listed):
-        yield row
+def _file(path: str, file_format: str, reading: Reading) -> Iterator[Row]:
+    if not file_format and ending(path) == ".tsv" and published.mctest_answers(path):
+        yield from (Row(where, values) for where, values in published.mctest(path))
         return
-    for index, (question, choices, answer) in enumerate(zip(*listed, strict=False)):
-        rest = {k: v for k, v in row.values.items() if k not in ("questions", "options", "answers")}
-        values = {**rest, "question": question, "choices": choices, "label": answer}
-        yield Row(f"{row.where}, question {index + 1}", values)
+    kind = file_format or ending(path).removeprefix(".")
+    if kind not in _READERS or (kind == "quoted_tsv" and not file_format):
+        raise UserError(
+            f"{path}: unknown ending; examples are read from {', '.join(_ENDINGS)}, plain or "
+            f"compressed ({', '.join(COMPRESSED)}), or from {tfds_source.PREFIX}NAME:SPLIT; "
+            "task.format says the format of files that end otherwise"
+        )
+    hint = _NO_NAMES if kind in _TABLES and not reading.header else ""
+    for where, values in _READERS[kind](path, reading):
+        yield from (Row(part, each, hint) for part, each in _each(where, values))
 
 
-def _tfds_rows(source: str) -> Iterator[Row]:
-    import tensorflow_datasets as tfds
-
-    name, _, split = source.removeprefix(_TFDS).rpartition(":")
-    if not name:
-        raise UserError(f"{source}: it has to be {_TFDS}NAME:SPLIT, such as tfds:glue/sst2:train")
-    try:
-        builder = _tfds_builder(tfds, name)
-        builder.download_and_prepare(file_format="array_record")
-        data = builder.as_data_source(split=split)
-    except Exception as error:  # TFDS raises many kinds, and what it downloads with more
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(f"{source} cannot be had ({reason}); or name local files") from error
-    for index, record in enumerate(data):
-        values = {k: _plain(v, builder.info.features[k]) for k, v in record.items()}
-        yield from _with_its_questions(Row(f"{source}[{index}]", values))
+def _each(where: str, values: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+    """(where, values) of each question of a passage of RACE's form; of any other row, of itself."""
+    return published.questions(where, values) if published.is_passage(values) else [(where, values)]
 
 
-def _tfds_builder(tfds: Any, name: str) -> Any:
-    """A data set's builder; TFDS finds these families by name only where TensorFlow is there."""
-    family, _, config = name.partition("/")
-    if family in _NEED_TENSORFLOW:
-        return getattr(tfds.text, _NEED_TENSORFLOW[family])(config=config)
-    return tfds.builder(name)
+def _table(layout: tables.Layout) -> Callable:
+    def read(path: str, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:
+        rows = tables.table(path, layout, reading.header, reading.uneven_rows, reading.counts)
+        for line, values in rows:
+            yield f"{path}:{line}", dict(values)
+
+    return read
 
 
-def _plain(value, feature):
-    """A value of TFDS as a file would hold it: text, not bytes; a class's name, not its number."""
-    if isinstance(value, dict):
-        return {name: _plain(item, _field(feature, name)) for name, item in value.items()}
-    if isinstance(value, bytes):
-        return value.decode()
-    if np.ndim(value) or isinstance(value, list | tuple):
-        return [_plain(item, getattr(feature, "feature", feature)) for item in value]
-    if hasattr(feature, "int2str"):
-        return feature.int2str(int(value)) if value >= 0 else None
-    return value.item() if hasattr(value, "item") else value
+def _json_lines(path: str, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:
+    del reading
+    for line, values in json_text.json_lines(path):
+        if not isinstance(values, dict):
+            kind = type(values).__name__
+            raise UserError(
+                f"{path}:{line}: every line has to hold one JSON object, not a {kind}; a list of "
+                'objects is read from a file that ends in .json, or by task.format="json"'
+            )
+        yield f"{path}:{line}", values
 
 
-def _field(feature, name):
-    try:
-        return feature[name]
-    except (KeyError, TypeError):
-        return None
+def _json(path: str, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:
+    document = json_text.document(json_text.whole_text(path), path)
+    if document is json_text.LINES:
+        return _json_lines(path, reading)
+    return published.json_rows(document, path)
 
 
-_READERS = {
-    ".tsv": _tsv_rows,
-    ".csv": _csv_rows,
-    ".jsonl": _json_lines,
-    ".json": _squad_rows,
-    ".conll": _conll_rows,
+def _conll(path: str, reading: Reading) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line, values in conll.sentences(path, reading.header):
+        yield f"{path}:{line}", dict(values)
+
+
+_TABLES = {layout.name: _table(layout) for layout in (tables.TSV, tables.CSV, tables.QUOTED_TSV)}
+_READERS: dict[str, Callable] = {
+    **_TABLES,
+    "jsonl": _json_lines,
+    "json": _json,
+    "conll": _conll,
 }
+_ENDINGS = [f".{name}" for name in _READERS if name != "quoted_tsv"]

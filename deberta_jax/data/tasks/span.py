@@ -8,8 +8,9 @@ import numpy as np
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
 from deberta_jax.data.tasks.encoded import Encoded, Item, TaskTokenizer
-from deberta_jax.data.tasks.labels import text_of
+from deberta_jax.data.tasks.labels import refuse_skipping, text_of
 from deberta_jax.data.tasks.sources import Row
+from deberta_jax.data.tasks.task import Task
 from deberta_jax.errors import UserError
 
 # What `no answer` points at: the first token, [CLS].
@@ -32,7 +33,7 @@ class Window(NamedTuple):
     spans_N2: np.ndarray
 
 
-class SpanExtraction:
+class SpanExtraction(Task):
     """The task of `objective="span"`: for every token, whether the answer starts and ends there.
 
     `task.texts` name the question and the context; `task.label` the answers: a list of {"text",
@@ -42,10 +43,10 @@ class SpanExtraction:
     """
 
     num_labels = 2
-    label_names: tuple[str, ...] = ()
 
     def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer, train_rows: list[Row]):
         """Raises `UserError` where no room is left for a context."""
+        refuse_skipping(config)
         self.config, self._tokenizer = config, tokenizer
         self._between = encoded.separators(tokenizer)
         self._unanswerable = any(not answers_of(row, config.label) for row in train_rows)
@@ -175,18 +176,29 @@ def answers_of(row: Row, column: str) -> list[dict]:
     Raises:
         UserError: they are in no form that is known.
     """
-    if row.get("is_impossible"):
+    impossible = row.get("is_impossible")
+    if impossible not in (None, False, True, 0, 1):
+        raise UserError(f"{row.where}: is_impossible is {impossible!r:.40}; it is true or false")
+    if impossible:
         return []
     answers = row[column]
     try:
         if isinstance(answers, dict):
             pairs = zip(answers["text"], answers["answer_start"], strict=True)
             answers = [{"text": text, "answer_start": start} for text, start in pairs]
-        return [{"text": a["text"], "answer_start": int(a["answer_start"])} for a in answers]
+        answers = [{"text": a["text"], "answer_start": a["answer_start"]} for a in answers]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{row.where}: {column} has to hold a list of {{'text', 'answer_start'}} ({error!r})"
         ) from error
+    for answer in answers:
+        text, start = answer.values()
+        if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
+            raise UserError(
+                f"{row.where}: an answer is {answer}; its text is a text and its answer_start the "
+                "number of a character"
+            )
+    return answers
 
 
 def _characters(answers: list[dict], context: str) -> tuple[int, int] | None:

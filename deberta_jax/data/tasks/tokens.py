@@ -8,15 +8,16 @@ import numpy as np
 from deberta_jax.data.tasks import encoded, scores
 from deberta_jax.data.tasks.config import TaskConfig
 from deberta_jax.data.tasks.encoded import Encoded, Item, TaskTokenizer
-from deberta_jax.data.tasks.labels import Labels
+from deberta_jax.data.tasks.labels import Labels, label_text, present, refuse_skipping
 from deberta_jax.data.tasks.sources import Row
+from deberta_jax.data.tasks.task import Task
 from deberta_jax.errors import UserError
 
 # The tag of a word that an input cut short leaves out, and of none of a span.
 OUTSIDE = "O"
 
 
-class TokenClassification:
+class TokenClassification(Task):
     """The task of `objective="token_classification"`: a logit for each tag at every token.
 
     `task.texts` names the column with the list of words, `task.label` the one with their tags. A
@@ -26,21 +27,16 @@ class TokenClassification:
     def __init__(self, config: TaskConfig, tokenizer: TaskTokenizer, train_rows: list[Row]):
         if len(config.texts) != 1:
             raise UserError(f"task.texts is {config.texts}; it must name the column of the words")
+        refuse_skipping(config)
         self.config, self._tokenizer = config, tokenizer
         tags = (
-            Row(row.where, {config.label: tag})
+            (label_text(tag, row.where, config.label), row.where)
             for row in train_rows
             for tag in dict.fromkeys(_listed(row, config.label))
         )
-        self.labels = Labels.of(config, list(tags))
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return self.labels.names
-
-    @property
-    def num_labels(self) -> int:
-        return len(self.labels.names)
+        self.labels = Labels.of(config, tags)
+        self.label_names, self.stated_labels = self.labels.names, self.labels.stated
+        self.num_labels = len(self.labels.names)
 
     def encode(self, rows: list[Row], training: bool, labelled: bool = True) -> Encoded:
         """Examples for the model; see `Classification.encode`. `details` are the first tokens.
@@ -72,7 +68,7 @@ class TokenClassification:
             item: Item = {"input_ids": whole, "segment_ids": np.ones_like(whole)}
             example = {"id": row.get("id", index), "words": sentence}
             if labelled:
-                example["label"], targets = self._tags(row, sentence)
+                example["label"], targets = self._tags(row, sentence, counts)
                 labels = np.zeros(len(whole), np.int32)
                 weights = np.zeros(len(whole), np.float32)
                 labels[firsts] = targets[: len(firsts)]
@@ -83,11 +79,17 @@ class TokenClassification:
             examples.append(example)
         return Encoded(items, details, examples, counts)
 
-    def _tags(self, row: Row, words: list[str]) -> tuple[list[str], np.ndarray]:
-        tags = _listed(row, self.config.label)
+    def _tags(
+        self, row: Row, words: list[str], counts: collections.Counter[str]
+    ) -> tuple[list[str], np.ndarray]:
+        column = self.config.label
+        tags = _listed(row, column)
         if len(tags) != len(words):
             raise UserError(f"{row.where}: {len(words)} words and {len(tags)} tags")
-        indices = [self.labels.index_of(tag, row.where) for tag in tags]
+        names = [label_text(tag, row.where, column, counts) for tag in tags]
+        indices = [
+            self.labels.index_of(present(name, row.where, column), row.where) for name in names
+        ]
         return [self.labels.names[index] for index in indices], np.array(indices, np.int32)
 
     def predictions(self, logits: list[np.ndarray], inputs: Encoded) -> list[dict]:
@@ -110,6 +112,9 @@ class TokenClassification:
 
 def _listed(row: Row, column: str) -> list[str]:
     values = row[column]
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise UserError(f"{row.where}: {column} has to hold a list of texts")
+    if not isinstance(values, list):
+        raise UserError(f"{row.where}: {column} has to hold a list of texts, not {values!r:.40}")
+    other = next((value for value in values if not isinstance(value, str)), "")
+    if other != "":
+        raise UserError(f"{row.where}: {column} has to hold a list of texts; one is {other!r:.40}")
     return values

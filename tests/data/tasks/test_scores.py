@@ -31,6 +31,27 @@ def test_classes_by_their_formulas(seed):
     assert got["matthews"] == pytest.approx(matthews)
 
 
+def test_f1_of_more_than_two_classes_is_the_mean_over_them(seed):
+    rng = np.random.default_rng(seed)
+    labels, found = rng.integers(0, 5, (2, 80))
+    each = []
+    for label in range(5):
+        hits = np.sum((labels == label) & (found == label))
+        each.append(2 * hits / (np.sum(labels == label) + np.sum(found == label)))
+    got = scores.of_classes(("f1", "macro_f1"), labels, found, 5)
+    assert got["f1"] == got["macro_f1"] == pytest.approx(np.mean(each))
+    # Also where a set happens to hold two of them only.
+    both, two = np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0])
+    assert scores.of_classes(("f1",), both, two, 3)["f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert scores.of_classes(("f1",), both, two, 2)["f1"] == pytest.approx(2 / 3)
+
+
+def test_what_f1_is_of_is_said():
+    assert scores.meaning("f1", ("no", "yes")) == "f1 is that of the label 'yes', the second"
+    assert "f1 of 3 classes is macro_f1" in scores.meaning("f1", ("a", "b", "c"))
+    assert scores.meaning("accuracy", ("a", "b", "c")) == scores.meaning("f1", ()) == ""
+
+
 def test_correlations_by_their_formulas(seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=40)

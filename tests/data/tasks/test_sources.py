@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deberta_jax.data.tasks.sources import Row, read_rows
+from deberta_jax.data.tasks.sources import Row, named_sources, read_rows
+from deberta_jax.data.tasks.tfds_source import _NAMED
 from deberta_jax.errors import UserError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -138,3 +139,48 @@ def test_mctest_s_stories_have_four_questions_of_four_choices():
     assert len(rows) == 4 * 50
     assert rows[0]["label"] == "A" and rows[0]["choices"][0] == "Friday"
     assert rows[0]["question"].startswith("If the rain") and "\\newline" not in rows[0]["context"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "split"),
+    [
+        ("glue/sst2:train", "glue/sst2", "train"),
+        ("glue/sst2:train[:10%]", "glue/sst2", "train[:10%]"),
+        ("glue/sst2:2.0.0:train[5:9]+test", "glue/sst2:2.0.0", "train[5:9]+test"),
+        ("glue/sst2:1.*.*:train", "glue/sst2:1.*.*", "train"),
+    ],
+)
+def test_a_tfds_source_is_a_name_and_a_split(source, name, split):
+    assert _NAMED.fullmatch(source).groups() == (name, split)
+
+
+@pytest.mark.parametrize("source", ["tfds:glue", "tfds::train", "tfds:glue:"])
+def test_a_tfds_source_without_a_split_is_refused(source):
+    with pytest.raises(UserError, match=f"^{source}: it has to be tfds:NAME:SPLIT"):
+        read_rows(source)
+
+
+def test_sets_have_names_and_files_may_hold_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("split=dev/a.csv", "a=b.csv", "b.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    for source, want in {
+        "split=dev/a.csv": ("", "split=dev/a.csv"),
+        "a=b.csv": ("", "a=b.csv"),
+        "dev=a=b.csv": ("dev", "a=b.csv"),
+        "dev=b.csv": ("dev", "b.csv"),
+        "dev=*.csv": ("dev", "*.csv"),
+        "b.csv": ("", "b.csv"),
+        "dev=tfds:glue/rte:test": ("dev", "tfds:glue/rte:test"),
+        "tfds:glue/rte:test": ("", "tfds:glue/rte:test"),
+        "x/y=none.csv": ("", "x/y=none.csv"),
+    }.items():
+        assert named_sources([source], "task.test") == [want]
+    assert [name for name, _ in named_sources(["m=a=b.csv", "n=b.csv"], "task.test")] == ["m", "n"]
+    for faulty in (["b.csv", "n=b.csv"], ["n=b.csv", "n=a=b.csv"]):
+        with pytest.raises(UserError, match=r"^task\.test has 2 sources; each needs a name"):
+            named_sources(faulty, "task.test")
+    message = "^split=none.csv does not exist, nor does none.csv, of a set that is named split"
+    with pytest.raises(UserError, match=message):
+        named_sources(["split=none.csv"], "task.test")

@@ -3,7 +3,8 @@
     python -m deberta_jax.finetune --config=configs/finetune/anli.py:large \
         --init=CHECKPOINT --workdir=W --seeds=3
 
-Rounds 1 and 2: --config.task.train=tfds:anli/r1:train and so on.
+Rounds 1 and 2: --config.task.train=tfds:anli/r1:train and so on. Its own .jsonl files have the same
+columns.
 """
 
 from deberta_jax.configs.finetune import settings

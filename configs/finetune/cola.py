@@ -3,8 +3,8 @@
     python -m deberta_jax.finetune --config=configs/finetune/cola.py:large \
         --init=CHECKPOINT --workdir=W --seeds=3
 
-The examples come from TFDS; GLUE's own files have no line of names, so they need
---config.task.header="('source','label','star','sentence')" too. Published: large 70.5.
+The examples come from TFDS; GLUE's own files are taken with --config.task.train=train.tsv and
+--config.task.validation="('dev.tsv',)"; they have no line of names. Published: large 70.5.
 """
 
 from deberta_jax.configs.finetune import settings
@@ -15,6 +15,7 @@ def get_config(size="base"):
     config.objective = "classification"
     config.task.train = "tfds:glue/cola:train"
     config.task.validation = ("tfds:glue/cola:validation",)
+    config.task.header = ("source", "label", "star", "sentence")
     config.task.texts = ("sentence",)
     config.task.label = "label"
     config.task.labels = ("0|unacceptable", "1|acceptable")

@@ -4,8 +4,10 @@
         --workdir=W --config.task.train=train.csv --config.task.validation="('dev.csv',)" \
         --config.task.texts="('title','body')" --config.task.label=category
 
-The labels are those of the training file. For numbers --config.objective=regression and
---config.task.scores="('pearson',)"; for other tasks begin with a recipe of the same kind.
+The labels are those of the training file. For several labels of one text
+--config.objective=multi_label and --config.task.scores="('micro_f1','macro_f1')"; for numbers
+--config.objective=regression and --config.task.scores="('pearson',)"; for other tasks begin with a
+recipe of the same kind.
 """
 
 from deberta_jax.configs.finetune import settings

@@ -4,7 +4,10 @@
         --init=CHECKPOINT --workdir=W --seeds=3
 
 The examples come from TFDS; GLUE's own files are taken with --config.task.train=train.tsv and
---config.task.validation="('dev.tsv',)".
+--config.task.validation="('dev.tsv',)". The benchmark's own files end in .csv, part at tabs, have
+no line of names, and further cells in some rows; they need --config.task.format=tsv,
+--config.task.header="('genre','file','year','index','score','sentence1','sentence2')" and
+--config.task.uneven_rows=keep too.
 Published: large 92.8 (Pearson).
 """
 

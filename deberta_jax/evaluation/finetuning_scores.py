@@ -1,15 +1,13 @@
 """Scores of fine-tuned runs: a file a run, a file a task, a table over tasks."""
 
-import json
 import statistics
 from pathlib import Path
 
 from deberta_jax import storage
+from deberta_jax.data.formats.json_text import json_line
 from deberta_jax.errors import UserError
 
 FILE = "results.json"
-# What some programs take for the end of a line, as JSON may write it too.
-_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 # GLUE's tasks and the scores that the paper averages (table 1): one number each, MNLI two.
 GLUE = {
     "cola": ("eval/matthews",),
@@ -54,8 +52,7 @@ def write_lines(path: Path, examples: list[dict], predictions: list[dict]) -> No
     lines = []
     for example, prediction in zip(examples, predictions, strict=True):
         shown = {k: v for k, v in example.items() if k not in ("context", "words")}
-        line = json.dumps(shown | prediction, ensure_ascii=False)
-        lines.append(line.translate(_LINE_ENDS) + "\n")
+        lines.append(json_line(shown | prediction))
     storage.write(path, "".join(lines))
 
 

@@ -1,7 +1,6 @@
 """Zero-shot scores of sentences and minimal pairs by a checkpoint or a run."""
 
 import dataclasses
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deberta_jax import storage
+from deberta_jax.data.formats.json_text import json_line
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation import token_detection
 from deberta_jax.evaluation.likelihood import METHODS as LIKELIHOODS
@@ -152,8 +152,7 @@ def _fault(item: Item, ids, limit: int) -> str | None:
 
 def write_scores(out: Path, results: Sequence[Scored], method: str) -> None:
     """One JSON object a line, the file whole or not at all."""
-    lines = [json.dumps(_line(result, method), ensure_ascii=False) for result in results]
-    storage.write(out, "\n".join(lines) + "\n")
+    storage.write(out, "".join(json_line(_line(result, method)) for result in results))
 
 
 def _line(result: Scored, method: str) -> dict:

@@ -12,7 +12,14 @@ from deberta_jax.errors import UserError
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 # A file that is no document, but several.
 LINES = object()
+# What some programs take for the end of a line; JSON may write it either way.
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 HALF = re.compile("[\ud800-\udfff]")
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of JSON, with its end; no program sees another line's end in it."""
+    return json.dumps(value, ensure_ascii=False).translate(_LINE_ENDS) + "\n"
 
 
 def json_lines(path: str) -> Iterator[tuple[int, Any]]:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from deberta_jax.data.formats import json_text
 from deberta_jax.data.tasks.sources import read_rows
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation.sentence_files import read_items
@@ -75,6 +76,13 @@ def test_json_lines(tmp_path, rows, ascii_only, end):
         other = written(tmp_path / "b.json", text)
         if len(rows) > 1:
             assert [row.values for row in read_rows(other)] == rows
+
+
+@given(st.recursive(texts, lambda some: st.lists(some, max_size=3) | st.dictionaries(texts, some)))
+@fuzz
+def test_what_is_written_is_one_line_to_every_program(value):
+    line = json_text.json_line(value)
+    assert line.splitlines(keepends=True) == [line] and json.loads(line) == value
 
 
 @given(objects, st.booleans(), st.sampled_from([None, 1, "\t"]))

@@ -154,8 +154,9 @@ def without_skipped(rows: list[Row], config: TaskConfig, counts: Counter[str]) -
     kept = []
     for row in rows:
         value = row[config.label]
-        name = MISSING if isinstance(value, list | dict) else label_text(value, "", config.label)
-        if not isinstance(value, list | dict) and name in config.skip_labels:
+        # A list is a set of labels, or a mistake that the task says.
+        name = None if isinstance(value, list | dict) else label_text(value, "", config.label)
+        if name in config.skip_labels:
             shown = repr(name) if name else "missing"
             counts[f"examples whose label is {shown}, left out"] += 1
         else:

@@ -2,14 +2,13 @@
 
 import contextlib
 import csv
-import io
 import itertools
 import json
 import re
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from deberta_jax.data.formats import json_text
@@ -17,25 +16,10 @@ from deberta_jax.data.tasks.sources import read_rows
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation.sentence_files import read_items
 from deberta_jax.preparation.corpora import CorpusReport, documents
+from tests.data.formats.hostile import HALVES, as_written, characters, fuzz, texts, written
 
-fuzz = settings(
-    max_examples=150,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
-)
-# What readers of text trip over: every kind of line end and blank, marks, quotes, half an emoji.
-HOSTILE = "\u2028\u2029\x85\u00a0\u3000\x0b\x0c\x1c\x1d\x1e\x00\r\n\t ,;|+=\"'\\#\ufeff\u200b😀é"
-HALVES = "\ud83d\ude00"
-characters = st.characters(exclude_categories=["Cs"]) | st.sampled_from(HOSTILE)
-texts = st.text(characters, max_size=12)
 broken = st.text(characters | st.sampled_from(HALVES), max_size=8)
 names = st.text(characters, min_size=1, max_size=6).filter(lambda name: name[0] != "\ufeff")
-
-
-def written(path, data):
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return str(path)
 
 
 def refused(path, call, *arguments):
@@ -111,12 +95,6 @@ def values_of(found):
 
 def as_rows(header, rows):
     return [dict(zip(header, row, strict=True)) for row in rows]
-
-
-def as_written(header, rows, **dialect):
-    stream = io.StringIO(newline="")
-    csv.writer(stream, **dialect).writerows([header, *rows])
-    return stream.getvalue()
 
 
 @given(

@@ -1,16 +1,20 @@
 """Labels are what the file says, or are refused with its line; nothing is guessed."""
 
 import math
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deberta_jax.data.tasks import TASKS
 from deberta_jax.data.tasks.config import TaskConfig
 from deberta_jax.data.tasks.labels import label_text, number_of, ordered, text_of
-from deberta_jax.data.tasks.sources import Row
+from deberta_jax.data.tasks.sources import Row, read_rows
 from deberta_jax.errors import UserError
+from tests.data.formats.hostile import as_written, fuzz, texts, written
 
 
 def rows(*labels):
@@ -205,3 +209,25 @@ def test_blanks_around_tags_are_counted(tokenizer):
     assert task.label_names == ("B-X", "O")
     counts = task.encode([row], training=True).counts
     assert counts == Counter({"labels with blanks around them, read without": 1}) | counts
+
+
+@given(st.lists(texts, min_size=2, max_size=6))
+@fuzz
+def test_labels_are_those_of_the_file_or_refused(tmp_path, tokenizer, labels):
+    table = as_written(["text", "label"], [["w", label] for label in labels])
+    path = written(tmp_path / "a.csv", table)
+    counts = Counter()
+    try:
+        given_rows = read_rows(path)
+        task = TASKS["classification"](TaskConfig(), tokenizer, given_rows)
+        examples = task.encode(given_rows, training=True)
+        counts = examples.counts
+    except UserError as error:
+        message = str(error)
+        assert re.match(rf"{re.escape(path)}:\d+: |task\.label='label' has 1 ", message)
+        return
+    assert [example["label"] for example in examples.examples] == [x.strip() for x in labels]
+    padded = sum(label != label.strip() for label in labels)
+    assert counts["labels with blanks around them, read without"] == padded
+    stated = TaskConfig(labels=task.stated_labels)
+    assert TASKS["classification"](stated, tokenizer, []).label_names == task.label_names

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import file_utils
 
 from deberta_jax import schema
 from deberta_jax.data.tasks import tfds_source
@@ -69,7 +70,10 @@ def opened(recipe, form, checkpoint, directory, monkeypatch):
     if form.records:
         prepare(*form.records, directory / "tfds")
         tfds.core.add_data_dir(str(directory / "tfds"))
-    return finetuning.open_session(configured(recipe, form, checkpoint))
+    try:
+        return finetuning.open_session(configured(recipe, form, checkpoint))
+    finally:
+        file_utils.clear_registered_data_dirs()
 
 
 def test_every_recipe_has_its_forms():

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ Params = Any
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
+@runtime_checkable
 class InitialCheckpoint(Protocol):
     """What `train.init` names, read when asked for."""
 

@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 import types
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -72,10 +73,10 @@ def first_eighth(length: int, pieces: int) -> float:
     return counts[1 : 1 + length // 8].mean() / counts[1:-1].mean()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--length", type=int, default=512)
-    length = parser.parse_args().length
+    length = parser.parse_args(argv).length
     for name, text in texts(length).items():
         print(f"{name}: {tokens_per_second(*text) / 1e6:.1f}M tokens/s")
     print(f"\n| pieces a word, L = {length} | first eighth, over the mean |\n|--:|--:|")

@@ -119,7 +119,7 @@ def test_the_head_scores_tokens_as_before(layout, pair, seed, tmp_path):
         model, params = deberta_jax.load_pretrained(directory, "replaced_token")
         scores.append(jax.jit(model.apply)({"params": params}, ids, mask))
     np.testing.assert_array_equal(*scores)
-    assert np.std(scores[0]) > 1e-2
+    assert np.std(scores[0]) > 1e-4  # not the same for every token
 
 
 def test_what_is_no_layout_or_type(pair, tmp_path):

@@ -5,6 +5,7 @@ import functools
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import deberta_jax
@@ -145,7 +147,8 @@ def test_its_batches_have_its_shapes_and_depend_on_their_arguments_alone(name, d
 def run(request, data, tmp_path_factory):
     """A run of two steps: (objective, workdir)."""
     name, workdir = request.param, tmp_path_factory.mktemp("runs") / request.param
-    deberta_jax.train(config_for(name, data), workdir)
+    config = config_for(name, data, checkpoint_every="1 step", keep_checkpoints=2)
+    deberta_jax.train(config, workdir)
     return name, workdir
 
 
@@ -177,6 +180,21 @@ def test_every_verb_takes_its_run(run, tmp_path, capsys):
             model, params = deberta_jax.load_pretrained(folder, task_of(own))
             model = model.clone(config=dataclasses.replace(model.config, causal=name == "clm"))
             np.testing.assert_allclose(model.apply({"params": params}, ids), want, atol=1e-5)
+
+
+def test_resumed_it_ends_as_if_uninterrupted(run, data, tmp_path):
+    """From its first step's checkpoint on: parameters and optimizer states, bit for bit."""
+    name, workdir = run
+    again = tmp_path / "again"
+    shutil.copytree(workdir, again)
+    shutil.rmtree(again / "checkpoints" / "2")
+    deberta_jax.train(config_for(name, data, checkpoint_every="1 step", keep_checkpoints=2), again)
+    states = []
+    for directory in (workdir, again):
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            states.append(checkpointer.restore(directory.resolve() / "checkpoints/2/state"))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert int(states[0]["step"]) == 2
 
 
 def test_a_run_begins_with_another_and_loses_nothing(run, data, tmp_path):

@@ -232,6 +232,33 @@ def test_a_run_of_other_arrays_is_refused_before_anything_is_written(
     claim_workdir(config_for(before, data, batch_size=4), tmp_path)  # which may change
 
 
+def test_another_tokenizer_is_refused_before_anything_is_written(tmp_path, data):
+    """By a run that goes on, and by one that begins with a checkpoint; sizes are equal."""
+    config = config_for("mlm", data)
+    deberta_jax.train(config, tmp_path / "run")
+    deberta_jax.export(tmp_path / "run", tmp_path / "export")
+    words = ["SILVER", "MOUNTAIN", "UNDER", "FROZEN", "BRANCHES", "EVERY", "HOLLOW", "LANTERN"]
+    rng = np.random.default_rng()
+    text = [" ".join(rng.choice(words, 12)) + "." for _ in range(200)]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps({"text": x}) + "\n" for x in text))
+    changed = {"data.corpus": str(tmp_path / "other.jsonl"), "data.validation_share": 0.3}
+    other = config_for("mlm", changes=changed)
+    other = dataclasses.replace(
+        other, data=dataclasses.replace(other.data, vocab_size=30, dir=str(tmp_path / "data"))
+    )
+    other = dataclasses.replace(other, model=dataclasses.replace(other.model, vocab_size=64))
+    deberta_jax.prepare(other, tmp_path / "made")
+    before = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(UserError, match="run was started with another tokenizer"):
+        deberta_jax.train(other, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == before
+    for source in ("run", "export"):
+        train = dataclasses.replace(other.train, init=str(tmp_path / source))
+        with pytest.raises(UserError, match=rf"train.init=.*{source} was trained with another"):
+            deberta_jax.train(dataclasses.replace(other, train=train), tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
 def test_the_verbs_themselves_take_a_run_of_two_models(data, tmp_path):
     """By real commands, each in a process of its own."""
     workdir, sentence = tmp_path / "run", "The old river found the road.\n"

@@ -86,8 +86,13 @@ def open_checkpoint(path: str | os.PathLike) -> tuple[Released, Path]:
 
 def tokenizer_of(path: str | os.PathLike) -> PretrainedTokenizer:
     """The tokenizer of a checkpoint, or of a run."""
+    return load_tokenizer(tokenizer_folder(path))
+
+
+def tokenizer_folder(path: str | os.PathLike) -> Path:
+    """Where the tokenizer of a checkpoint, or of a run, lies."""
     directory = Path(path).expanduser()
-    return load_tokenizer(tokenizer_directory(directory) if is_run(directory) else directory)
+    return tokenizer_directory(directory) if is_run(directory) else directory
 
 
 def save_pretrained(

@@ -17,10 +17,11 @@ from deberta_jax.data.input import (
     train_batches,
     validation_batches,
 )
+from deberta_jax.data.tokenizer import MODEL_FILE
 from deberta_jax.errors import UserError
 from deberta_jax.objectives import Objective
 from deberta_jax.parallel.sharding import local_rows
-from deberta_jax.runs.loading import Initial
+from deberta_jax.runs.loading import Initial, tokenizer_folder
 from deberta_jax.runs.opening import CONFIG, TOKENIZER, is_run
 from deberta_jax.schema import Config
 from deberta_jax.training import loop
@@ -37,11 +38,14 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
         raise UserError(f"objective {config.objective!r} learns a task: use the verb finetune")
     prepared = dataset.load(data_directory(config.data, workdir))
     check_data(config, prepared)
+    check_tokenizer(prepared, workdir / TOKENIZER, f"{workdir} was started")
     objective = objectives.make(config, prepared.unigram_counts)
     objective.batch_shapes(config.data.sequence_length, config.train.batch_size)
     program = make_program(config, objective, make_step_units(config, prepared))
     begin: Callable | None = None
     if config.train.init:
+        source = tokenizer_folder(config.train.init)
+        check_tokenizer(prepared, source, f"train.init={config.train.init} was trained")
         begin = functools.partial(initial_params, config, objective)
         if not is_run(workdir):  # what cannot be begun with is refused before anything is written
             params = begin()
@@ -113,6 +117,19 @@ def check_data(config: Config, prepared: PreparedData) -> None:
         raise UserError(
             f"data.sequence_length {length} is more than model.max_position_embeddings "
             f"{config.model.max_position_embeddings}"
+        )
+
+
+def check_tokenizer(prepared: PreparedData, directory: Path, owner: str) -> None:
+    """Raises `UserError` where the tokenizer in `directory` is another than that of the data.
+
+    A directory without a SentencePiece model says nothing.
+    """
+    own, given = directory / MODEL_FILE, Path(prepared.tokenizer.path)
+    if own.is_file() and own.read_bytes() != given.read_bytes():
+        raise UserError(
+            f"{owner} with another tokenizer ({own}) than the data in {prepared.directory}: every "
+            "id would mean another piece; prepare the data with it (data.tokenizer)"
         )
 
 

@@ -14,7 +14,7 @@ from deberta_jax.parallel import sharding
 METHOD = "rtd"
 
 
-def replaced_chances(
+def replaced_logits(
     model: DebertaForReplacedToken,
     params,
     sentences: Sequence[np.ndarray],

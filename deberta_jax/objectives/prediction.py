@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from deberta_jax.data.config import MaskingConfig
 from deberta_jax.model.compute import ComputeConfig
@@ -70,15 +70,8 @@ class TokenPrediction(Objective):
     ) -> Scalars:
         """Sums over the positions that count: loss, right predictions, and the baseline's loss."""
         projection = self._apply(params, batch, rng, train, "before_projection")
-        loss_BP, right_BP = token_losses(projection, labels_BP)
-        sums = {
-            "loss": jnp.sum(loss_BP * weights_BP),
-            "correct": jnp.sum(right_BP * weights_BP),
-        }
-        if not train and self._unigram_loss_V is not None:
-            baseline_BP = jnp.asarray(self._unigram_loss_V)[labels_BP]
-            sums["unigram"] = jnp.sum(baseline_BP * weights_BP)
-        return sums
+        losses = token_losses(projection, labels_BP)
+        return token_sums(*losses, labels_BP, weights_BP, None if train else self._unigram_loss_V)
 
     def _apply(
         self, params: Params, batch: Batch, rng: Key[Array, ""] | None, train: bool, method: str
@@ -93,3 +86,21 @@ class TokenPrediction(Objective):
             rngs={"dropout": rng} if rng is not None and train else None,
             method=method,
         )
+
+
+def token_sums(
+    loss_BP: Float[Array, "B P"],
+    right_BP: Bool[Array, "B P"],
+    labels_BP: Int[Array, "B P"],
+    weights_BP: Float[Array, "B P"],
+    unigram_loss_V: np.ndarray | None = None,
+) -> Scalars:
+    """Sums of predicted tokens, by their weights: `loss`, `correct`; `unigram`, the loss of the
+    baseline that knows `unigram_loss_V` alone, where it is given."""
+    sums = {
+        "loss": jnp.sum(loss_BP * weights_BP),
+        "correct": jnp.sum(right_BP * weights_BP),
+    }
+    if unigram_loss_V is not None:
+        sums["unigram"] = jnp.sum(jnp.asarray(unigram_loss_V)[labels_BP] * weights_BP)
+    return sums

@@ -39,6 +39,7 @@ from deberta_jax.objectives.base import (
     check_architecture,
 )
 from deberta_jax.objectives.config import RtdConfig
+from deberta_jax.objectives.prediction import token_sums
 from deberta_jax.training.trainable import Stage
 
 _TABLE = ("embeddings", "word_embeddings", "embedding")
@@ -260,14 +261,10 @@ class ReplacedTokenDetection(Objective):
         loss_BP, right_BP, sampled_BP = token_losses_and_samples(
             projection, labels_BP, self._sampling, draw
         )
-        sums = {
-            "mlm_loss": jnp.sum(loss_BP * weights_BP),
-            "mlm_correct": jnp.sum(right_BP * weights_BP),
-            "unchanged": jnp.sum((sampled_BP == labels_BP) * weights_BP),
-        }
-        if not train and self._unigram_loss_V is not None:
-            baseline_BP = jnp.asarray(self._unigram_loss_V)[labels_BP]
-            sums["unigram"] = jnp.sum(baseline_BP * weights_BP)
+        baseline_V = None if train else self._unigram_loss_V
+        tokens = token_sums(loss_BP, right_BP, labels_BP, weights_BP, baseline_V)
+        sums = {f"mlm_{name}": total for name, total in tokens.items()}
+        sums["unchanged"] = jnp.sum((sampled_BP == labels_BP) * weights_BP)
         replaced = detection.filled_in(batch, sampled_BP)
         return sums["mlm_loss"] / weights["masked"], (sums, replaced)
 
@@ -310,8 +307,8 @@ class ReplacedTokenDetection(Objective):
             "mlm_accuracy": sums["mlm_correct"] / masked,
             "sampled_original_share": sums["unchanged"] / masked,
         }
-        if "unigram" in sums:
-            metrics["unigram_loss"] = sums["unigram"] / masked
+        if "mlm_unigram" in sums:
+            metrics["unigram_loss"] = sums["mlm_unigram"] / masked
         return metrics | detection.metrics(sums, tokens)
 
     def flops_per_token(self, sequence_length: int) -> float:

@@ -48,8 +48,7 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
         check_tokenizer(prepared, source, f"train.init={config.train.init} was trained")
         begin = functools.partial(initial_params, config, objective)
         if not is_run(workdir):  # what cannot be begun with is refused before anything is written
-            params = begin()
-            begin = lambda: params  # noqa: E731
+            begin = [begin()].pop  # handed over once: the host keeps no copy
     claim_workdir(config, workdir)
     keep_tokenizer(prepared, workdir)
     held_out = held_out_batches(config, objective, prepared, program.mesh)
@@ -163,14 +162,13 @@ def claim_workdir(config: Config, workdir: Path) -> None:
             f"{workdir} was started with another model ({'; '.join(differing)}); "
             "use those values, or another --workdir"
         )
-    if _state_shapes(before) != _state_shapes(config):
-        sections = ("objective", "rtd.", "task.", "optimizer.")
-        differing = [x for x in schema.differences(before, config) if x.startswith(sections)]
-        raise UserError(
-            f"{workdir} was started with another objective ({'; '.join(differing)}), whose "
-            "checkpoints hold other arrays; use those values, or another --workdir"
-        )
     if changed := schema.differences(before, config):
+        differing = [x for x in changed if x.startswith(("objective", "rtd.", "task."))]
+        if differing and _state_shapes(before) != _state_shapes(config):
+            raise UserError(
+                f"{workdir} was started with another objective ({'; '.join(differing)}), whose "
+                "checkpoints hold other arrays; use those values, or another --workdir"
+            )
         print(f"changed since {workdir} was started: {'; '.join(changed)}")
         if jax.process_index() == 0:
             schema.save(config, path)

@@ -91,7 +91,7 @@ def score(
     sentences: list[np.ndarray] = [x for _, ids in kept for x in ids]
     mesh = make_mesh(MeshConfig())
     if isinstance(model, DebertaForReplacedToken):
-        logits = token_detection.replaced_chances(model, params, sentences, mesh, batch_tokens, log)
+        logits = token_detection.replaced_logits(model, params, sentences, mesh, batch_tokens, log)
         return _detected(kept, logits, tokenizer), method
     assert isinstance(model, DebertaForMaskedLM)
     marks = Marks(tokenizer.mask_id, tokenizer.word_start_V, tokenizer.unspaced_V)

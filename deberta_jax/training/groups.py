@@ -44,7 +44,7 @@ class Optimizers:
         self.groups = dict(groups)
         self._labels = None
         if len(self.groups) > 1:
-            self._labels = {k: set(v.split("+")) for k, v in flatten_dict(labels).items()}
+            self._labels = _groups_by_path(labels)
             used = set().union(*self._labels.values())
             if used != set(self.groups):
                 raise ValueError(
@@ -72,8 +72,7 @@ class Optimizers:
         """The part of a tree like the parameters that belongs to these groups."""
         if self._labels is None:
             return tree
-        flat = flatten_dict(tree)
-        return unflatten_dict({k: v for k, v in flat.items() if self._labels[k] & set(names)})
+        return _select(tree, self._labels, names)
 
     def update(
         self, names: Sequence[str], grads: Tree, state: Tree, params: Tree
@@ -123,16 +122,23 @@ def make_optimizers(config: OptimizerConfig, objective: Trainable, units: StepUn
     check_no_decay(config, shapes)
     depths = objective.depths(shapes) if config.layer_decay != 1 else None
     labels = objective.parameter_groups(shapes)
-    schedules = {
-        name: make_schedule(objective.optimizer_config(name, config), units)
-        for name in objective.groups
-    }
-    layout = Optimizers(
-        {name: GroupOptimizer(optax.identity(), s) for name, s in schedules.items()}, labels
-    )
     groups = {}
-    for name, schedule in schedules.items():
-        own_depths = None if depths is None else layout.select(depths, [name])
+    for name in objective.groups:
         own = objective.optimizer_config(name, config)
+        schedule = make_schedule(own, units)
+        own_depths = depths
+        if depths is not None and len(objective.groups) > 1:
+            own_depths = _select(depths, _groups_by_path(labels), [name])
         groups[name] = GroupOptimizer(make_optimizer(own, schedule, own_depths), schedule)
     return Optimizers(groups, labels)
+
+
+def _groups_by_path(labels: Tree) -> dict[tuple, set[str]]:
+    """The groups of each parameter, by its path."""
+    return {path: set(label.split("+")) for path, label in flatten_dict(labels).items()}
+
+
+def _select(tree: Tree, groups: dict[tuple, set[str]], names: Sequence[str]) -> Tree:
+    """The part of a tree that belongs to the named ones of `groups`."""
+    flat = flatten_dict(tree)
+    return unflatten_dict({path: x for path, x in flat.items() if groups[path] & set(names)})

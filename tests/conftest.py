@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.devices import UNOPTIMISED
+
 ROOT = Path(__file__).parents[1]
 DAY = 24 * 3600
 
@@ -23,10 +25,9 @@ def _machine() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-# The tests compile far longer than they compute; unoptimised code halves their time. The processes
-# that they start inherit it. libtpu, if installed, is for compiling alone.
+# The processes that the tests start inherit it. libtpu, if installed, is for compiling alone.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}"
 
 # What a test or a run that it starts compiled, no other process of this or a later session need
 # compile again. JAX's key is the program, the flags and the version; an entry that was written
@@ -34,7 +35,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 COMPILED = ROOT / ".cache" / f"compiled-jax{version('jax')}-{version('jaxlib')}-{_machine()}"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
 def pytest_sessionstart(session):

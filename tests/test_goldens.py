@@ -1,12 +1,13 @@
 """Published recipes on the pods that they are meant for: what must hold of the compiled step.
 
-With --quick: it is the step that `train` runs, divided among the same devices, and the questions
-are what fits and what is sent, not how fast the compiler's code is.
+As `compile --quick` has it: it is the step that `train` runs, divided among the same devices, and
+the questions are what fits and what is sent, not how fast the compiler's code is.
 """
 
+import jax
 import pytest
 
-from tests.tpu_compiler import compile_for_pod, sizes
+from tests.tpu_compiler import compiled_for_tpu, recorded, sizes
 
 # Of the state, what may be whole on every device: LayerNorms, biases, nothing that grows.
 WHOLE = 2**21
@@ -16,9 +17,7 @@ class Golden:
     """A published recipe on a pod, and what must hold of it."""
 
     def __init__(self, recipe, topology, slices, mesh, stack, dominant, **overrides):
-        self.arguments = [f"--config=configs/{recipe}.py", f"--topology={topology}"]
-        self.arguments += [f"--slices={slices}", "--quick"]
-        self.arguments += [f"--config.{name}={value}" for name, value in overrides.items()]
+        self.recipe, self.pod, self.overrides = recipe, (topology, slices), overrides
         self.mesh, self.stack, self.dominant = mesh, stack, dominant
 
 
@@ -43,19 +42,39 @@ GOLDENS = {
 }  # fmt: skip
 
 
+def reports():
+    """The report of every golden, by name."""
+    from deberta_jax import recipes, schema
+    from deberta_jax.runs.compilation import lower_for
+
+    jax.config.update("jax_optimization_level", "O1")
+    made = {}
+    for name, golden in GOLDENS.items():
+        config = recipes.load(golden.recipe)
+        config.update_from_flattened_dict(golden.overrides)
+        lowered = lower_for(schema.freeze(config), *golden.pod)
+        file = "golden " + name.replace(":", " ")
+        made[name] = recorded(file, lowered.step, lambda step=lowered: step.compile().to_dict())
+    return made
+
+
+@pytest.fixture(scope="module")
+def found():
+    return compiled_for_tpu(reports)
+
+
 @pytest.mark.slow(minutes=1)
 @pytest.mark.parametrize("name", GOLDENS)
-def test_golden(name, tmp_path):
-    golden = GOLDENS[name]
-    status, found, output, errors = compile_for_pod(tmp_path / "out.json", *golden.arguments)
-    assert status == 0 and found["fits"], f"{output}\n{errors}"
-    assert {axis: n for axis, n in found["mesh"].items() if n > 1} == golden.mesh
-    assert found["quick"] and found["attention_gathers"] == 0 and found["unknown_loops"] == []
-    assert found["largest_replicated_bytes"] <= WHOLE
+def test_golden(name, found):
+    golden, report = GOLDENS[name], found[name]
+    assert report["fits"]
+    assert {axis: n for axis, n in report["mesh"].items() if n > 1} == golden.mesh
+    assert report["quick"] and report["attention_gathers"] == 0 and report["unknown_loops"] == []
+    assert report["largest_replicated_bytes"] <= WHOLE
     # A layer at a time: the scan's axis is nowhere in what is gathered.
-    assert golden.stack not in sizes(found["largest_all_gather"]["shape"])
-    longest = found["collectives"][0]
-    assert (longest["kind"], longest["link"]) == golden.dominant, found["collectives"]
-    if found["slices"] > 1:
-        crossing = [row for row in found["collectives"] if row["link"] == "DCN"]
+    assert golden.stack not in sizes(report["largest_all_gather"]["shape"])
+    longest = report["collectives"][0]
+    assert (longest["kind"], longest["link"]) == golden.dominant, report["collectives"]
+    if report["slices"] > 1:
+        crossing = [row for row in report["collectives"] if row["link"] == "DCN"]
         assert {row["kind"] for row in crossing} == {"all-reduce"}  # gradients, nothing else

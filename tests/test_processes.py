@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.devices import EIGHT
+from tests.devices import EIGHT, UNOPTIMISED
 
 ROOT = Path(__file__).parents[1]
 STEPS, MORE = 50, 60
@@ -88,7 +88,7 @@ def data(tmp_path_factory):
 def one(data, tmp_path_factory):
     """The losses of one process with one device."""
     workdir = tmp_path_factory.mktemp("one") / "run"
-    train(workdir, data, MORE, XLA_FLAGS="--xla_backend_optimization_level=0")
+    train(workdir, data, MORE, XLA_FLAGS=UNOPTIMISED)
     found = losses(workdir)
     assert len(found) == MORE and found[-1] < found[0] - 0.2
     return found

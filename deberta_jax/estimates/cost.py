@@ -234,14 +234,20 @@ def estimate_function(
         chip: name of a generation in `CHIPS`.
         jit_options: further arguments of `jax.jit`.
     """
+    return estimate_lowered(lower_function(function, arguments, chip, **jit_options), chip)
+
+
+def lower_function(
+    function: Callable[..., Any], arguments: Any, chip: str = "v5e", **jit_options: Any
+) -> jax.stages.Lowered:
+    """`function(*arguments)` for one device, not yet compiled; arguments as `estimate_function`."""
     mesh = Mesh(tpu_devices(chip)[:1], ("device",))  # by which kernels know the chip
     layout = NamedSharding(mesh, PartitionSpec())
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), arguments
     )
     with jax.set_mesh(mesh):
-        lowered = jax.jit(function, **jit_options).lower(*arguments)
-    return estimate_lowered(lowered, chip)
+        return jax.jit(function, **jit_options).lower(*arguments)
 
 
 def estimate_lowered(lowered: jax.stages.Lowered, chip: str) -> Estimate:

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from tensorboardX import SummaryWriter
-from tensorboardX.summary import hparams
-
 from deberta_jax.report.sweep_results import DONE, Result, metric_names
+from deberta_jax.training.events import summary_writer, tensorboardx
 
 _SUFFIX = ".hparams"
 
@@ -25,8 +23,9 @@ def write_hparams(results: Sequence[Result]) -> None:
         for older in directory.glob(f"*{_SUFFIX}"):
             older.unlink()
         values = {"variant": result.variant} | _values(result.changes, fields)
-        writer = SummaryWriter(str(directory), filename_suffix=_SUFFIX)
-        for summary in hparams(values, {name: result.metrics[name] for name in names}):
+        writer = summary_writer(directory, filename_suffix=_SUFFIX)
+        summaries = tensorboardx().summary.hparams
+        for summary in summaries(values, {name: result.metrics[name] for name in names}):
             writer.file_writer.add_summary(summary)
         writer.close()
 

@@ -14,7 +14,7 @@ from deberta_jax.estimates.cost import estimate_lowered, tpu_devices
 from deberta_jax.estimates.report import Job, Report, compiled_report, too_large_report
 from deberta_jax.objectives import Objective
 from deberta_jax.parallel import sharding
-from deberta_jax.parallel.chips import check_topology
+from deberta_jax.parallel.chips import Chip, check_topology
 from deberta_jax.parallel.mesh import MeshConfig
 from deberta_jax.schema import Config
 from deberta_jax.training.program import TrainProgram, make_program
@@ -24,6 +24,39 @@ from deberta_jax.training.step_units import StepUnits
 REMAT = ("none", "dots", "full")
 
 
+@dataclasses.dataclass(frozen=True)
+class LoweredStep:
+    """The training step of a run for TPUs that are not there, not yet compiled.
+
+    Attributes:
+        job: what it is.
+        devices: of its mesh, in order.
+        chip: the kind of the devices.
+        step: the lowered program.
+    """
+
+    job: Job
+    devices: Sequence[jax.Device]
+    chip: Chip
+    step: jax.stages.Lowered
+
+    def compile(self) -> Report:
+        """What the compiler says of it.
+
+        Raises:
+            UserError: the compiler refuses it for another reason than its size.
+        """
+        try:
+            estimate = estimate_lowered(self.step, self.chip.name)
+            return compiled_report(self.job, self.devices, self.chip, estimate)
+        except jax.errors.JaxRuntimeError as error:
+            report = too_large_report(self.job, self.devices, self.chip, str(error))
+            if report is None:
+                reason = " ".join(str(error).split())
+                raise UserError(f"the compiler refuses it: {reason}") from error
+            return report
+
+
 def compile_step(config: Config, topology: str, slices: int = 1) -> Report:
     """Compiles the training step of `config` for `slices` slices of a topology.
 
@@ -31,20 +64,21 @@ def compile_step(config: Config, topology: str, slices: int = 1) -> Report:
         UserError: there is no such topology, or the config cannot run on it for another reason
             than its size.
     """
+    return lower_for(config, topology, slices).compile()
+
+
+def lower_for(config: Config, topology: str, slices: int = 1) -> LoweredStep:
+    """Lowers the training step of `config` for `slices` slices of a topology.
+
+    Raises:
+        UserError: there is no such topology, or the config cannot run on it.
+    """
     chip = check_topology(topology)
-    devices = tpu_devices(topology, slices)
     objective = objectives.make(config)
-    program = program_for(config, devices, objective)
-    lowered = lower_step(config, program, objective)
+    program = program_for(config, tpu_devices(topology, slices), objective)
     job = _job(config, program, objective, topology, slices)
-    ordered = list(program.mesh.devices.flat)
-    try:
-        return compiled_report(job, ordered, chip, estimate_lowered(lowered, chip.name))
-    except jax.errors.JaxRuntimeError as error:
-        report = too_large_report(job, ordered, chip, str(error))
-        if report is None:
-            raise UserError(f"the compiler refuses it: {' '.join(str(error).split())}") from error
-        return report
+    step = lower_step(config, program, objective)
+    return LoweredStep(job, list(program.mesh.devices.flat), chip, step)
 
 
 def program_for(config: Config, devices, objective: Objective) -> TrainProgram:

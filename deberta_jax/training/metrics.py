@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deberta_jax import storage
+from deberta_jax.training.events import summary_writer
 
 
 class MetricWriter:
@@ -15,14 +16,11 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        # tensorboardX imports torch where it is installed: two seconds that readers need not wait.
-        from tensorboardX import SummaryWriter
-
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in _lines(self._path) if line["step"] <= first_step]
         storage.write(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a", buffering=1)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._events = summary_writer(workdir / "tensorboard", purge_step=first_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step} | metrics) + "\n")

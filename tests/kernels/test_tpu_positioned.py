@@ -14,9 +14,15 @@ from deberta_jax.kernels.tpu.positioned import positioned_attention
 from deberta_jax.model.positions import relative_rows
 from tests.kernels.formula import attention as reference
 from tests.kernels.test_tpu import BUCKETED, assert_close, value_and_gradients
-from tests.tpu_compiler import compiled_for_tpu
+from tests.tpu_compiler import compiled_for_tpu, recorded
 
 BOTH = ("c2p", "p2c")
+# (type, batch, length, queries) of what is compiled.
+COMPILED = [
+    ("bfloat16", 2, 512, 77),
+    ("bfloat16", 2, 2048, 308),
+    ("bfloat16", 4096, 128, 20),  # what the scalar memory holds of so many
+]
 
 
 @pytest.fixture
@@ -194,6 +200,10 @@ def test_queries_that_see_nothing_get_zeros(seed):
     assert all(np.all(np.isfinite(x)) for x in (output, d_query, *rest))
 
 
+def positioned_programs():
+    return [positioned_program(*case) for case in COMPILED]
+
+
 def positioned_program(dtype, batch, length, queries):
     """(kernels, gathers and the like) of the gradients, dropout on."""
     from deberta_jax.estimates.cost import tpu_devices
@@ -223,20 +233,17 @@ def positioned_program(dtype, batch, length, queries):
     others = abstract(batch, length, dtype="int32"), abstract(2, dtype="uint32")
     operands = query, content, content, table, table, of_queries, *others
     with jax.set_mesh(mesh):
-        text = jax.jit(jax.grad(loss, range(5))).lower(*operands).compile().as_text()
-    return (
-        text.count('custom_call_target="tpu_custom_call"'),
-        sum(text.count(f" {name}(") for name in ("gather", "scatter", "sort")),
-    )
+        lowered = jax.jit(jax.grad(loss, range(5))).lower(*operands)
+
+    def facts():
+        text = lowered.compile().as_text()
+        return (
+            text.count('custom_call_target="tpu_custom_call"'),
+            sum(text.count(f" {name}(") for name in ("gather", "scatter", "sort")),
+        )
+
+    return recorded(f"positioned {batch} x {length}, {queries} queries {dtype}", lowered, facts)
 
 
-@pytest.mark.parametrize(
-    "dtype, batch, length, queries",
-    [
-        ("bfloat16", 2, 512, 77),
-        ("bfloat16", 2, 2048, 308),
-        ("bfloat16", 4096, 128, 20),  # what the scalar memory holds of so many
-    ],
-)
-def test_compiles_for_tpu_without_a_gather(dtype, batch, length, queries):
-    assert compiled_for_tpu(positioned_program, dtype, batch, length, queries) == [2, 0]
+def test_compiles_for_tpu_without_a_gather():
+    assert compiled_for_tpu(positioned_programs) == [[2, 0]] * len(COMPILED)

@@ -13,8 +13,6 @@ from deberta_jax.objectives.criteria import Spans
 from deberta_jax.objectives.finetuning import KINDS, FineTuning
 from tests.model import small
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def random_batch(kind, seed, length=12):
     """Three texts of different lengths and a row of filler, with targets."""
@@ -71,11 +69,11 @@ def loss_by_formula(kind, logits, batch):
 def test_the_loss_is_its_formula_over_what_counts(kind, seed):
     config = small.variant(num_hidden_layers=1)
     objective = FineTuning(config, kind, 1 if kind == "regression" else 2, FinetuneConfig())
-    params = nn.unbox(jit(objective.init)(jax.random.key(seed)))
+    params = nn.unbox(jax.jit(objective.init)(jax.random.key(seed)))
     params = jax.tree.map(lambda x: x + 0.05, params)
     batch = random_batch(kind, seed)
 
-    @jit
+    @jax.jit
     def both(params, batch):
         weights = objective.weights(batch)
         loss, sums = objective.loss(params, batch, weights, None, train=False)
@@ -128,9 +126,9 @@ def test_the_classifier_has_a_dropout_of_its_own(seed):
     for rate in (0.0, 0.5):
         settings = FinetuneConfig(classifier_dropout=rate)
         objective = FineTuning(config, "classification", 2, settings)
-        params = nn.unbox(jit(objective.init)(jax.random.key(1)))
-        dropped = jit(functools.partial(objective.logits, train=True))
+        params = nn.unbox(jax.jit(objective.init)(jax.random.key(1)))
+        dropped = jax.jit(functools.partial(objective.logits, train=True))
         logits[rate] = dropped(params, batch, jax.random.key(seed))
-        plain = jit(objective.logits)(params, batch)
+        plain = jax.jit(objective.logits)(params, batch)
     np.testing.assert_allclose(logits[0.0], plain, atol=1e-6)
     assert np.abs(logits[0.5] - plain).max() > 1e-4

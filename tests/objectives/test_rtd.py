@@ -1,7 +1,6 @@
 """Replaced-token detection: whose gradient is whose, what is labelled, and the step itself."""
 
 import dataclasses
-import functools
 
 import flax.linen as nn
 import jax
@@ -27,7 +26,6 @@ from tests.model import small
 
 STILL = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 UNITS = StepUnits(1000.0, 100.0, 50)
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def make(layers=2, config=None, **settings):
@@ -54,7 +52,7 @@ def filler(objective):
     def fill(params, batch, rng):
         return objective._generator(params, batch, objective.weights(batch), rng, True)[1][1]
 
-    return jit(fill)
+    return jax.jit(fill)
 
 
 def test_e_delta_is_zero_at_first_and_no_table_is_there_twice(seed):
@@ -62,7 +60,7 @@ def test_e_delta_is_zero_at_first_and_no_table_is_there_twice(seed):
         params = nn.unbox(jax.eval_shape(make(sharing=sharing).init, jax.random.key(seed)))
         shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
         assert shapes.count((small.SMALL.vocab_size, small.SMALL.hidden_size)) == tables
-    params = nn.unbox(jit(make(layers=1).init)(jax.random.key(seed)))
+    params = nn.unbox(jax.jit(make(layers=1).init)(jax.random.key(seed)))
     assert not np.any(params["delta"]["word_embeddings"]["embedding"])
 
 
@@ -74,7 +72,7 @@ def test_whose_gradient_is_whose(sharing, seed):
     params, batch = noisy(objective, seed), small.random_batch(small.SMALL, seed)
     weights, rng = objective.weights(batch), jax.random.key(seed)
 
-    @jit
+    @jax.jit
     def gradients(params):
         replaced = objective._generator(params, batch, weights, rng, True)[1][1]
         text = batch | replaced
@@ -120,7 +118,7 @@ def test_scores_are_those_of_sklearn(seed):
     logits = rng.normal(0, 2, (16, 64)).astype(np.float32)
     replaced = rng.random((16, 64)) < 1 / (1 + np.exp(-logits / 2))
     counts = rng.random((16, 64)) < 0.8
-    sums = jit(detection.sums)(logits, replaced, counts)
+    sums = jax.jit(detection.sums)(logits, replaced, counts)
     got = detection.metrics(sums, counts.sum())
     labels, scores = replaced[counts], logits[counts]
     chances = 1 / (1 + np.exp(-scores.astype(np.float64)))
@@ -149,7 +147,7 @@ def test_documents_of_a_packed_row_do_not_see_each_other(seed):
         "input_ids": np.where(batch["segment_ids"] == 2, other, batch["input_ids"]).astype("i4")
     }
 
-    @jit
+    @jax.jit
     def run(batch):
         weights, rng = objective.weights(batch), jax.random.key(seed)
         _, (_, replaced) = objective._generator(params, batch, weights, rng, False)
@@ -171,9 +169,9 @@ def test_the_exported_table_is_the_sum_and_gives_the_same_logits(seed):
         params, batch = noisy(objective, seed), small.random_batch(small.SMALL, seed)
         text = batch["input_ids"], batch["segment_ids"], batch["position_ids"]
         model = objective.models["discriminator"]
-        want = jit(model.apply)(objective._discriminator_variables(params), *text)
+        want = jax.jit(model.apply)(objective._discriminator_variables(params), *text)
         whole = {"params": objective.params_of(params, "discriminator")}
-        np.testing.assert_array_equal(jit(model.apply)(whole, *text), want)
+        np.testing.assert_array_equal(jax.jit(model.apply)(whole, *text), want)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -187,7 +185,7 @@ def test_decoupled_steps_are_those_of_pytorch(steps, seed):
     params["delta"] = jax.tree.map(lambda x: 0.1 * x, params["delta"])
     optimizers = make_optimizers(config, objective, UNITS)
     state = TrainState(jnp.int32(0), params, optimizers.init(params))
-    step = jit(make_train_step(objective, optimizers, 1))
+    step = jax.jit(make_train_step(objective, optimizers, 1))
     filled = filler(objective)
 
     def released(tree, name):
@@ -255,7 +253,7 @@ def test_microbatches_make_the_same_step(seed):
     results = []
     for parts in (1, 2):
         state = TrainState(jnp.int32(0), params, optimizers.init(params))
-        results.append(jit(make_train_step(objective, optimizers, parts))(state, batch, 0))
+        results.append(jax.jit(make_train_step(objective, optimizers, parts))(state, batch, 0))
     (one, metrics), (two, others) = results
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), one.params, two.params)
     for name, value in metrics.items():
@@ -310,13 +308,13 @@ def check_sharded(seed):
     optimizers = make_optimizers(config, objective, UNITS)
     step = make_train_step(objective, optimizers, 1)
     state = TrainState(jnp.int32(0), params, optimizers.init(params))
-    want, want_metrics = jax.device_get(jit(step)(state, batch, np.uint32(3)))
+    want, want_metrics = jax.device_get(jax.jit(step)(state, batch, np.uint32(3)))
     mesh = make_mesh(MeshConfig(2, 2, 2), jax.devices())
     abstract, initialize = abstract_state(objective, optimizers, mesh)
     layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     with sharding.on(mesh):
         arguments = initialize(None, params), sharding.to_devices(batch, mesh), np.uint32(3)
-        there = jit(step, in_shardings=(layouts, sharding.batch_sharding(mesh), None))
+        there = jax.jit(step, in_shardings=(layouts, sharding.batch_sharding(mesh), None))
         compiled = there.lower(*arguments).compile()
         got, metrics = compiled(*arguments)
     jax.tree.map(

@@ -1,7 +1,5 @@
 """SiFT against the same procedure in PyTorch, on the same weights in `transformers`."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +13,6 @@ from deberta_jax.objectives.finetuning import FineTuning
 from tests.interop import released
 from tests.interop.released import torch
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # Larger than the paper's: differences that float32 tells apart.
 SETTINGS = FinetuneConfig(
     sift_weight=5.0, sift_perturbation=0.3, sift_learning_rate=0.05, sift_steps=2
@@ -81,7 +78,7 @@ def test_perturbation_and_its_divergence_are_pytorch_s(pair, seed):
         with sift.perturbed(delta):
             return model.apply({"params": params}, ids, mask)
 
-    @jit
+    @jax.jit
     def ours(params, first):
         given = logits(params)
 
@@ -126,12 +123,12 @@ def test_weight_zero_is_the_plain_loss_exactly_and_another_adds_to_it(pair, seed
         def value(params):
             return objective.loss(params, batch, objective.weights(batch), rng, train=True)
 
-        (total, sums), gradients = jit(jax.value_and_grad(value, has_aux=True))(params)
+        (total, sums), gradients = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
         return float(total), sums, gradients
 
     (none, sums, plain), (some, more, other) = loss(0.0), loss(5.0)
     assert "sift" not in sums and none == pytest.approx(float(sums["loss"]) / len(ids))
-    logits = np.asarray(jit(model.apply)({"params": params}, ids, mask), np.float64)
+    logits = np.asarray(jax.jit(model.apply)({"params": params}, ids, mask), np.float64)
     want = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(ids)), batch["labels"]]
     assert none == pytest.approx(want.mean(), rel=1e-5)
     assert float(more["sift"]) > 0 and float(more["loss"]) == float(sums["loss"])

@@ -153,7 +153,6 @@ def run_steps(mesh, objective, microbatches, seed, steps=3):
         in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
         out_shardings=(shardings, whole),
         donate_argnums=0,
-        compiler_options={"xla_backend_optimization_level": 0},
     )
     with sharding.on(mesh):
         state = initialize(jax.random.key(seed))

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.devices import UNOPTIMISED
 from tests.sweeps.files import ROOT, write
 
 # The last of them has a mesh that this machine does not have.
@@ -31,10 +32,7 @@ def place(tmp_path_factory):
 
 def start(place, workdir, *arguments):
     """The command on one CPU device, in a process group of its own."""
-    environment = {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-    }
+    environment = {"XLA_FLAGS": UNOPTIMISED, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [
             sys.executable,

@@ -1,7 +1,5 @@
 """The training step: microbatches, randomness, learning."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,6 @@ from tests.model import small
 
 STILL = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 # Compiles in half the time; what it computes is the same.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def batch_of_uneven_rows(config, seed):
@@ -39,7 +36,7 @@ def test_any_number_of_microbatches_makes_the_same_step(seed):
     objective, optimizer, rate = MaskedLanguageModelling(config), optax.sgd(1.0), lambda step: 1.0
     states, metrics = {}, {}
     for parts in (1, 2, 4):
-        step = jit(make_train_step(objective, Optimizers.single(optimizer, rate), parts))
+        step = jax.jit(make_train_step(objective, Optimizers.single(optimizer, rate), parts))
         states[parts], metrics[parts] = step(start(params, optimizer), batch, 0)
     assert float(metrics[1]["optim/grad_norm"]) > 0.01
     for parts in (2, 4):
@@ -58,7 +55,7 @@ def test_the_loss_is_the_mean_over_the_targets(seed):
     step = make_train_step(
         MaskedLanguageModelling(config), Optimizers.single(optax.sgd(0.0), lambda step: 0.0), 1
     )
-    _, metrics = jit(step)(start(params, optax.sgd(0.0)), batch, 0)
+    _, metrics = jax.jit(step)(start(params, optax.sgd(0.0)), batch, 0)
     logits = np.asarray(small.logits(config, params, batch), np.float64)
     chances = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     real, labels = batch["masked_weights"] > 0, batch["masked_labels"]
@@ -71,9 +68,9 @@ def test_the_loss_is_the_mean_over_the_targets(seed):
 def test_it_learns_a_batch_by_heart_and_reports_it(seed):
     config = small.variant(num_hidden_layers=2, **STILL)
     objective, optimizer = MaskedLanguageModelling(config), optax.adam(3e-3)
-    params = nn.unbox(jit(objective.init)(jax.random.key(seed)))
+    params = nn.unbox(jax.jit(objective.init)(jax.random.key(seed)))
     state, batch = start(params, optimizer), small.random_batch(config, seed)
-    step = jit(make_train_step(objective, Optimizers.single(optimizer, lambda step: 3e-3), 1))
+    step = jax.jit(make_train_step(objective, Optimizers.single(optimizer, lambda step: 3e-3), 1))
     history = []
     for _ in range(60):
         state, metrics = step(state, batch, 0)
@@ -94,7 +91,7 @@ def test_randomness_is_of_the_seed_and_the_step_alone(seed):
     config = small.variant(num_hidden_layers=1, hidden_dropout_prob=0.3)
     params, batch = small.random_params(config, seed), small.random_batch(config, seed)
     objective, optimizer = MaskedLanguageModelling(config), optax.sgd(0.0)
-    step = jit(make_train_step(objective, Optimizers.single(optimizer, lambda step: 0.0), 1))
+    step = jax.jit(make_train_step(objective, Optimizers.single(optimizer, lambda step: 0.0), 1))
 
     def loss(seed, at):
         _, metrics = step(start(params, optimizer, at), batch, np.uint32(seed))

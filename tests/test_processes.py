@@ -133,6 +133,24 @@ def test_four_processes_that_share_rows_make_the_losses_of_one(data, one, tmp_pa
 
 
 @pytest.mark.slow
+def test_two_processes_draw_and_learn_what_one_does(data, tmp_path):
+    """Replaced-token detection: each process draws for its own rows, and the tokens are the same."""
+    steps, objective = 8, "--config.objective=rtd"
+    train(tmp_path / "one", data, steps, objective, XLA_FLAGS=UNOPTIMISED)
+    workdir = tmp_path / "two"
+    status, output = finish(launch(2, workdir, data, steps, objective, *mesh(2, 1, 1), devices=1))
+    assert status == 0, output
+    ours, want = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (workdir, tmp_path / "one")
+    )
+    for line, of_one in zip(ours, want, strict=True):
+        for name in line:
+            if name.startswith(("train/", "eval/")):
+                np.testing.assert_allclose(line[name], of_one[name], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
 def test_a_checkpoint_moves_between_process_counts_and_meshes(two, one, data, tmp_path):
     workdir = two[0]
     # From 2 x 2 x 2 in two processes to 8 x 1 in one: it goes on as if nothing had changed.

@@ -20,7 +20,7 @@ from deberta_jax.evaluation import finetuning_scores
 from deberta_jax.interop.tokenizers import load_tokenizer
 from deberta_jax.preparation import pipeline
 from deberta_jax.report.run_overview import plot_run
-from deberta_jax.runs import exporting
+from deberta_jax.runs import directories, exporting
 from deberta_jax.runs.converting import convert as _convert
 from deberta_jax.runs.evaluating import held_out_metrics
 from deberta_jax.runs.finetuning import finetune_seed, open_session
@@ -51,7 +51,9 @@ def prepare(config: AnyConfig, workdir: Path_, *, overwrite: bool = False) -> Me
         What was prepared: the settings, and counts of documents, tokens and sequences.
     """
     data = _checked(config).data
-    return pipeline.prepare(data, data_directory(data, _path(workdir)), overwrite=overwrite)
+    directory = data_directory(data, _path(workdir))
+    directories.require_writable(directory, "prepare")
+    return pipeline.prepare(data, directory, overwrite=overwrite)
 
 
 def train(config: AnyConfig, workdir: Path_) -> dict[str, float] | None:
@@ -85,6 +87,7 @@ def finetune(
     if init:
         own = dataclasses.replace(checked.train, init=os.fspath(init))
         checked = dataclasses.replace(checked, train=own)
+    directories.require_writable(directory, "finetune --workdir")
     session = open_session(checked)
     scores = {}
     for seed in range(checked.seed, checked.seed + seeds):
@@ -100,6 +103,7 @@ def finetune(
 
 def evaluate(workdir: Path_) -> dict[str, float]:
     """The held-out metrics of a pre-training run: {"eval/loss": nats, "eval/mlm_accuracy": ...}."""
+    directories.require(workdir, "api.evaluate")
     return held_out_metrics(open_run(_path(workdir)))
 
 

@@ -1,5 +1,6 @@
 """What every verb shares: flags, the config file with its overrides, one-line errors."""
 
+import os
 import re
 import signal
 import sys
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from deberta_jax import recipes
-from deberta_jax.errors import UserError
+from deberta_jax.errors import UserError, system_error_in
 from deberta_jax.parallel import host_memory
 from deberta_jax.parallel import processes as distributed
 from deberta_jax.schema import Config, flatten, freeze, no_such_field
@@ -141,10 +142,27 @@ def _explain(error: Exception, arguments) -> str:
 
 
 def _one_line(function):
+    """Calls the function. What the user can mend, errors of the system among it, is one line."""
     try:
         return function()
     except UserError as error:
         _fail(str(error), error.status)
+    except BrokenPipeError:  # the reader of the output is gone, as `head` is
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        mended = system_error_in(error, _written())
+        if mended is None:
+            raise
+        logging.info("where that came from:", exc_info=error)
+        _fail(str(mended), mended.status)
+
+
+def _written() -> str:
+    """What the verb writes, for errors of the system that name no path."""
+    values = flags.FLAGS
+    named = (values[name].value for name in ("out", "to", "workdir") if name in values)
+    return next((value for value in named if value and isinstance(value, str)), "")
 
 
 def _fail(message: str, status: int = UserError.status):

@@ -8,6 +8,7 @@ Exit status 1: it does not fit.
 """
 
 import sys
+from pathlib import Path
 
 import jax
 from absl import flags
@@ -16,6 +17,7 @@ from deberta_jax import command, storage
 from deberta_jax.errors import UserError
 from deberta_jax.estimates.cost import prepare
 from deberta_jax.estimates.report import gib
+from deberta_jax.runs import directories
 from deberta_jax.runs.compilation import compile_step, fit, meshes, side_by_side
 
 
@@ -24,6 +26,8 @@ def main(parsed) -> None:
         raise UserError("--topology is missing; it names what to compile for, such as v5e:4x4")
     if parsed.fit and parsed.compare:
         raise UserError("--fit and --compare are two different questions; ask one of them")
+    if parsed.json and "://" not in parsed.json:
+        directories.check_file(Path(parsed.json).expanduser(), "--json")
     config, pod = command.config(parsed), (parsed.topology, parsed.slices)
     prepare(schedules=not parsed.quick)
     if parsed.quick:

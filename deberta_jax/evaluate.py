@@ -8,27 +8,11 @@ there.
 from absl import flags
 
 from deberta_jax import command
-from deberta_jax.evaluation import finetuning_scores
-from deberta_jax.runs.evaluating import held_out_examples, held_out_metrics
-from deberta_jax.runs.opening import open_run
+from deberta_jax.runs.evaluating import evaluate
 
 
 def main(parsed) -> None:
-    workdir = command.workdir(parsed)
-    if finetuning_scores.read_tasks(workdir):
-        print(finetuning_scores.table(workdir))
-        return
-    run = open_run(workdir)
-    metrics = held_out_metrics(run)
-    print(f"step {run.step}, on held-out documents:")
-    for name, value in sorted(metrics.items()):
-        print(f"  {name:<22}{value:.4f}")
-    if "eval/unigram_loss" in metrics:
-        gain = metrics["eval/unigram_loss"] - metrics["eval/loss"]
-        print(f"  {gain:.2f} nats under the unigram baseline")
-    print()
-    for line in held_out_examples(run, parsed.examples):
-        print(line)
+    print("\n".join(evaluate(command.workdir(parsed), parsed.examples)))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from deberta_jax.errors import UserError
 from deberta_jax.interop.tokenizers import PretrainedTokenizer
 from deberta_jax.report import figures
 from deberta_jax.report.opened_models import open_model, sequences
+from deberta_jax.runs import directories
 
 WHAT = ("attention", "profiles", "curves", "norms")
 # Sequences that a profile reads at a time.
@@ -34,6 +35,7 @@ def main(parsed) -> None:
     if not parsed.out:
         raise UserError("--out is missing; it names the picture to write, such as maps.png")
     out = figures.check_path(Path(parsed.out).expanduser())
+    directories.check_writable(out.parent, "--out")
     _DRAWN_BY[parsed.what](parsed, out)
     print(f"{parsed.what} drawn in {out}")
 
@@ -71,10 +73,10 @@ def plot_attention(parsed, out: Path) -> None:
 def plot_profiles(parsed, out: Path) -> None:
     from deberta_jax.report import position_profiles as report
 
-    directories = _directories(parsed, "checkpoint")
-    if len(directories) > 1:
+    checkpoints = _directories(parsed, "checkpoint")
+    if len(checkpoints) > 1:
         raise UserError("--checkpoint names several; profiles are drawn of one")
-    model = open_model(directories[0])
+    model = open_model(checkpoints[0])
     layers = _chosen("layer", parsed.layer or "all", model.config.num_hidden_layers)
     heads = _chosen("head", parsed.head, model.config.num_attention_heads)
     rows = sequences(model, parsed.text, parsed.sequences)
@@ -118,8 +120,7 @@ def _directories(parsed, flag: str) -> list[Path]:
     if not paths:
         raise UserError(f"--{flag} is missing; it names one directory, or several with commas")
     for path in paths:
-        if not path.is_dir():
-            raise UserError(f"--{flag}={path} is no directory")
+        directories.require(path, f"plot {parsed.what}")
     return paths
 
 

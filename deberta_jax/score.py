@@ -13,6 +13,7 @@ from absl import flags
 from deberta_jax import command
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation.sentence_files import read_items
+from deberta_jax.runs import directories
 from deberta_jax.runs.scoring import AUTO, METHODS, score, summary, write_scores
 
 
@@ -21,8 +22,8 @@ def main(parsed) -> None:
         if not getattr(parsed, name):
             raise UserError(f"--{name} is missing")
     out = Path(parsed.out).expanduser()
-    if not out.parent.is_dir():
-        raise UserError(f"--out={out}: there is no directory {out.parent}")
+    directories.check_file(out, "--out")
+    directories.require(parsed.checkpoint, "score")
     items = read_items(parsed.input, parsed.text_field, parsed.tfds_dir)
     options = {name: getattr(parsed, name) for name in ("method", "dtype", "batch_tokens")}
     results, method = score(Path(parsed.checkpoint).expanduser(), items, **options)

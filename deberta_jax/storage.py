@@ -4,25 +4,24 @@ Paths are `etils.epath.Path`s, which local ones and URLs have in common, or what
 """
 
 import contextlib
-import errno
 import functools
 import json
 import os
+import re
 import secrets
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from etils import epath
 
-from deberta_jax.errors import UserError
+from deberta_jax.errors import PASSING, UserError, of_system
 
 Result = TypeVar("Result")
 PathLike = str | os.PathLike
 
 SCHEMES = ("gs", "s3")
-# What another attempt may not meet again.
-_PASSING = (errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.EIO)
 _ATTEMPTS, _FIRST_PAUSE_SECONDS = 5, 0.1
 
 
@@ -56,7 +55,7 @@ def retried(
         try:
             return attempt()
         except OSError as error:
-            if error.errno not in _PASSING or number == attempts - 1:
+            if error.errno not in PASSING or number == attempts - 1:
                 raise
             sleep(_FIRST_PAUSE_SECONDS * 2**number)
     raise AssertionError("attempts must be at least 1")
@@ -137,5 +136,72 @@ def one_line(path: PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        raise UserError(f"{error.filename or path}: {reason[0].lower()}{reason[1:]}") from error
+        raise of_system(error, os.fspath(path)) from error
+
+
+@contextlib.contextmanager
+def replacing(directory: PathLike, last: str, dropped: Sequence[str] = ()) -> Iterator[epath.Path]:
+    """Gives an empty folder to fill; at the end all in it moves to `directory`, over old files.
+
+    What else lies in `directory` stays. Where filling the folder fails, `directory` is as it was,
+    and what was begun is removed. The folder is on the disk of `directory`, which so needs room for
+    both.
+
+    Args:
+        directory: to be made, or made anew.
+        last: the file without which `directory` counts as unfinished. It goes first of the old and
+            comes last of the new, so that a mixture never counts.
+        dropped: patterns of old files that go even where the folder has none of their name.
+    """
+    target = as_path(directory)
+    nearest = target
+    while not nearest.exists():
+        nearest = nearest.parent
+    _remove_abandoned(nearest, target.name)
+    made = nearest / f".{target.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+    made.mkdir()
+    try:
+        yield made
+        if target.exists():
+            _swap(made, target, last, dropped)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made.rename(target)
+    finally:
+        if made.exists():
+            made.rmtree(missing_ok=True)
+
+
+def _swap(made: epath.Path, target: epath.Path, last: str, dropped: Sequence[str]) -> None:
+    """Moves all of `made` into `target`, and what it replaces into `made`; all back on failure."""
+    new = sorted((path.name for path in made.iterdir()), key=lambda name: (name == last, name))
+    old = {path.name for pattern in dropped for path in target.glob(pattern)}
+    old |= {name for name in new if (target / name).exists()}
+    aside = made / ".replaced"
+    aside.mkdir()
+    with contextlib.ExitStack() as undo:
+        for name in sorted(old, key=lambda name: (name != last, name)):
+            (target / name).rename(aside / name)
+            undo.callback((aside / name).rename, target / name)
+        for name in new:
+            (made / name).rename(target / name)
+            undo.callback((target / name).rename, made / name)
+        undo.pop_all()
+
+
+def _remove_abandoned(folder: epath.Path, name: str) -> None:
+    """Removes the folders of `replacing` whose process on this machine was killed."""
+    pattern = re.compile(rf"\.{re.escape(name)}\.{re.escape(socket.gethostname())}\.(\d+)\.\w{{8}}")
+    for path in children(folder):
+        if (match := pattern.fullmatch(path.name)) and not _is_alive(int(match[1])):
+            path.rmtree(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True

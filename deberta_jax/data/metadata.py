@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import os
+from typing import Any
 
 from deberta_jax import storage
 from deberta_jax.data.config import DataConfig
 from deberta_jax.errors import UserError
 
 METADATA_FILE = "metadata.json"
-# The version of this file's schema. A setting that an older file lacks has its default.
-FORMAT = 1
+# The version of this file's schema. A setting that an older file lacks has its default. Version 2
+# has `texts`.
+FORMAT = 2
 SPLITS = ("train", "validation")
 
 # Fields of DataConfig that change where or how fast data is prepared, never the data itself.
@@ -39,6 +41,9 @@ class Metadata:
     empty_documents: int
     # Bytes that were not UTF-8 and were dropped, by file.
     undecodable_bytes: dict[str, int]
+    # By field of the config, "corpus" and "validation_corpus": what was read, {"files": their
+    # number, "bytes": their size as they lie on the disk, "sha256": of their text}.
+    texts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
     @property
@@ -52,6 +57,9 @@ class Metadata:
         for counts in self.splits.values():
             if not all(isinstance(count, int) for count in dataclasses.astuple(counts)):
                 raise TypeError("a count is no whole number")
+        for text in self.texts.values():
+            if not text.keys() >= {"files", "bytes", "sha256"}:
+                raise ValueError("a text lacks its size or its digest")
 
     def write(self, directory: str) -> None:
         """Writes the metadata in one step: it is there whole or not at all."""

@@ -121,6 +121,18 @@ def _locate(directory: Path) -> tuple[Path, Path | None]:
     return steps[0][max(both)], steps[1][max(both)]
 
 
+def holds_pair(directory: Path) -> bool:
+    """Whether two models lie in a directory, neither of which is read as the checkpoint there."""
+    folders = all((directory / part).is_dir() for part in (GENERATOR, DISCRIMINATOR))
+    parts = any(_published(directory, part).is_file() for part in (GENERATOR, DISCRIMINATOR))
+    return folders or (parts and not files.holds_weights(directory))
+
+
+def holds_step_files(directory: Path) -> bool:
+    """Whether a directory holds what Microsoft's training leaves of a model: a file a step."""
+    return bool(_step_files(directory))
+
+
 def _published(directory: Path, part: str) -> Path:
     return directory / f"pytorch_model.{part}.bin"
 

@@ -1,20 +1,20 @@
 """From a corpus to prepared data: passes over the text, none of which holds it in memory."""
 
-import contextlib
 import dataclasses
 import functools
 import os
-import shutil
+import time
 from collections.abc import Iterator
 
 import numpy as np
 
+from deberta_jax import storage
 from deberta_jax.data import metadata
 from deberta_jax.data.config import DataConfig
 from deberta_jax.data.dataset import COUNTS_FILE, TOKENIZER_DIR, model_path
 from deberta_jax.data.masking import derive_seed
 from deberta_jax.data.metadata import Metadata, SplitCounts
-from deberta_jax.data.packed_text import TRAIN, VALIDATION, PackedText, Sequence, write_records
+from deberta_jax.data.packed_text import TRAIN, VALIDATION, Sequence, write_records
 from deberta_jax.data.tokenizer import (
     FIRST_ORDINARY_ID,
     MODEL_FILE,
@@ -23,8 +23,9 @@ from deberta_jax.data.tokenizer import (
     write_pretrained,
 )
 from deberta_jax.errors import UserError
-from deberta_jax.preparation import corpora, workers
+from deberta_jax.preparation import corpora, corpus_identity, workers
 from deberta_jax.preparation.corpora import CorpusReport, Document
+from deberta_jax.preparation.corpus_identity import TextDigest
 from deberta_jax.preparation.hold_out import HoldOut
 from deberta_jax.preparation.packing import Chunk, pack
 from deberta_jax.preparation.progress import Log, Progress, past_redirection
@@ -40,34 +41,55 @@ def prepare(
 ) -> Metadata:
     """Makes `directory` hold the tokenizer and the packed sequences that `config` describes.
 
-    The result depends on the corpus and the shaping fields of `config`, and on nothing else. The
-    metadata are written last: an interrupted run leaves none, and the next begins anew.
+    The result depends on the corpus and the shaping fields of `config`, and on nothing else. It is
+    made beside what `directory` holds, and replaces that at the end, the metadata last: a run that
+    fails or is interrupted changes nothing.
 
     Args:
         config: the corpus and what to make of it.
         directory: where the data goes. Other files in it are left alone.
-        overwrite: remake what is there already, whatever its settings.
+        overwrite: remake what is there already, whatever its settings; both need room meanwhile.
         log: takes lines of progress.
 
     Raises:
-        UserError: the corpus or a setting is at fault, or `directory` holds other data.
+        UserError: the corpus or a setting is at fault, `directory` holds other data, or the corpus
+            has changed since those were prepared.
     """
     directory = os.fspath(directory)
     existing = None if overwrite else metadata.read_metadata(directory)
     if existing is not None:
-        if differing := metadata.differences(existing, config):
-            raise UserError(
-                f"{directory} holds data prepared otherwise ({'; '.join(differing)}); "
-                "name another folder, or remake it with --overwrite"
-            )
+        _compare(existing, config, directory)
         log(f"{directory} is prepared already: {_summary(existing)}")
         return existing
     _check(config)
-    _clear(directory)
-    with workers.ordered_workers(config.workers) as ordered_map:
-        made = _Preparation(config, directory, past_redirection(log), ordered_map).run()
+    begun = time.time()
+    with (
+        storage.one_line(directory),
+        storage.replacing(directory, last=metadata.METADATA_FILE) as unfinished,
+        workers.ordered_workers(config.workers) as ordered_map,
+    ):
+        folder = os.fspath(unfinished)
+        made = _Preparation(config, folder, past_redirection(log), ordered_map).run()
+        # A file that is changed from now on is newer than the data.
+        os.utime(os.path.join(folder, metadata.METADATA_FILE), (begun, begun))
     log(f"prepared {directory}: {_summary(made)}")
     return made
+
+
+def _compare(existing: Metadata, config: DataConfig, directory: str) -> None:
+    """Raises `UserError` unless the data are what `config` asks for, of today's corpus."""
+    advice = "name another folder, or remake it with --overwrite"
+    if differing := metadata.differences(existing, config):
+        raise UserError(
+            f"{directory} holds data prepared otherwise ({'; '.join(differing)}); {advice}"
+        )
+    present = bool(config.tokenizer) and os.path.exists(config.tokenizer)
+    if present and _configured_tokenizer(config).sha256 != existing.tokenizer_sha256:
+        raise UserError(
+            f"data.tokenizer={config.tokenizer} has changed since {directory} was prepared with "
+            f"it; {advice}"
+        )
+    corpus_identity.check(existing, config, directory)
 
 
 def _summary(made: Metadata) -> str:
@@ -107,15 +129,6 @@ def _configured_tokenizer(config: DataConfig) -> Tokenizer:
     return tokenizer
 
 
-def _clear(directory: str) -> None:
-    """Removes what an earlier run made, the metadata first, so that no half of it counts."""
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(os.path.join(directory, metadata.METADATA_FILE))
-    for folder in (PackedText.name, TOKENIZER_DIR):
-        shutil.rmtree(os.path.join(directory, folder), ignore_errors=True)
-    os.makedirs(directory, exist_ok=True)
-
-
 @dataclasses.dataclass
 class _Preparation:
     """One run of `prepare`: some passes over the corpus, none of which holds it in memory."""
@@ -144,6 +157,7 @@ class _Preparation:
             splits={split: tally.result() for split, tally in tallies.items()},
             empty_documents=self.report.empty_documents,
             undecodable_bytes=self.report.undecodable_bytes,
+            texts=self.texts,
         )
         made.write(self.directory)
         return made
@@ -159,9 +173,12 @@ class _Preparation:
         Returns the characters of each split, those of a held-out share by estimate.
         """
         progress = Progress("reading", self.log)
+        self.texts = {}
+        digest = TextDigest()
         for document in self._read(self.config.corpus, self.report):
             self.holdout.add(document.name)
-            _exhaust(_counted(document, progress))
+            _exhaust(_counted(digest.reading(document), progress))
+        self.texts["corpus"] = digest.of(self.config.corpus)
         share = self.config.validation_share
         characters = {
             TRAIN: progress.characters * (1 - share),
@@ -169,8 +186,10 @@ class _Preparation:
         }
         if self.config.validation_corpus:
             characters[TRAIN] = progress.characters
+            digest = TextDigest()
             for document in self._read(self.config.validation_corpus, self.report):
-                _exhaust(_counted(document, progress))
+                _exhaust(_counted(digest.reading(document), progress))
+            self.texts["validation_corpus"] = digest.of(self.config.validation_corpus)
             characters[VALIDATION] = progress.characters - characters[TRAIN]
         else:
             self.holdout.resolve(self.config.corpus)

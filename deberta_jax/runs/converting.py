@@ -5,10 +5,13 @@ from pathlib import Path
 
 from deberta_jax.errors import UserError
 from deberta_jax.interop import layouts
-from deberta_jax.interop.released import Released
+from deberta_jax.interop.released import Released, read_released
 from deberta_jax.interop.rtd_export import write_pair
-from deberta_jax.runs.loading import open_checkpoint, run_pair
-from deberta_jax.runs.opening import Run, is_run, open_run, tokenizer_directory
+from deberta_jax.runs import directories
+from deberta_jax.runs.directories import Kind
+from deberta_jax.runs.loading import run_pair
+from deberta_jax.runs.opening import Run, open_run, tokenizer_directory
+from deberta_jax.runs.writing import model_folder
 
 LAYOUTS = {
     "transformers": layouts.write_transformers,
@@ -35,24 +38,25 @@ def convert(source: Path, target: Path, layout: str = "transformers") -> list[st
     """
     if layout not in LAYOUTS:
         raise UserError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}")
-    if not source.is_dir():
-        raise UserError(f"--from={source} is no directory; it must hold a checkpoint or a run")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"--to={target} is not empty; name a new directory")
-    if is_run(source) and len((run := open_run(source)).objective.exported) > 1:
-        _write_models(run, target, layout)
-    else:
-        checkpoint, tokenizer_directory = open_checkpoint(source)
-        _write(checkpoint, tokenizer_directory, target, layout)
+    found = directories.require(source, "convert")
+    directories.require_writable(target, "convert --to")
+    run = None if found.kind is Kind.CHECKPOINT else open_run(source)
+    with model_folder(target) as folder:
+        if run is not None and len(run.objective.exported) > 1:
+            _write_models(run, folder, layout)
+        elif run is not None:
+            _write(run.released(), tokenizer_directory(source), folder, layout)
+        else:
+            _write(read_released(source), source, folder, layout)
     return sorted(path.name for path in target.iterdir())
 
 
-def _write(checkpoint: Released, tokenizer_directory: Path, target: Path, layout: str) -> None:
+def _write(checkpoint: Released, tokenizer: Path, target: Path, layout: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     LAYOUTS[layout](checkpoint, target)
     for name in _TOKENIZER_FILES:
-        if (tokenizer_directory / name).is_file():
-            shutil.copyfile(tokenizer_directory / name, target / name)
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, target / name)
 
 
 def _write_models(run: Run, target: Path, layout: str) -> None:

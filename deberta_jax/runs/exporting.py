@@ -6,8 +6,11 @@ from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.names import task_of_tensors
 from deberta_jax.model.task_heads import task_of
+from deberta_jax.runs import directories
+from deberta_jax.runs.directories import Kind
 from deberta_jax.runs.loading import load_pretrained, read_checkpoint, tokenizer_of
-from deberta_jax.runs.opening import open_run
+from deberta_jax.runs.opening import Run, open_run
+from deberta_jax.runs.writing import model_folder
 
 GRAPH = "model.onnx"
 # What `transformers` calls the objectives of its sequence classifier.
@@ -34,26 +37,24 @@ def export(source: Path, out: Path, *, onnx: bool = False, max_length: int = 512
     Raises:
         UserError: `source` is neither, or `out` cannot be written.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out} is a file; it must be a directory")
-    if not _is_checkpoint(source):
-        return _export_run(source, out, onnx, max_length)
-    if not onnx:
-        raise UserError(f"{source} is a checkpoint already; with --onnx a graph is made of it")
+    found = directories.require(source, "export --onnx" if onnx else "export")
+    directories.require_writable(out, "export --out")
+    if onnx:
+        _check_onnx()
+    if found.kind is not Kind.CHECKPOINT:
+        run = open_run(found.path)
+        with model_folder(out) as folder:
+            _export_run(run, folder, onnx, max_length)
+        return f"step {run.step}"
     head = task_of_tensors(read_checkpoint(source).tensors)
     model, params = load_pretrained(source, head)
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer_of(source).save(out)
-    write_graph(model, params, out / GRAPH, max_length)
+    with model_folder(out, weights=False) as folder:
+        tokenizer_of(source).save(folder)
+        write_graph(model, params, folder / GRAPH, max_length)
     return str(source)
 
 
-def _is_checkpoint(directory: Path) -> bool:
-    return any(file for end in ("safetensors", "bin") for file in directory.glob(f"*.{end}"))
-
-
-def _export_run(workdir: Path, out: Path, onnx: bool, max_length: int) -> str:
-    run = open_run(workdir)
+def _export_run(run: Run, out: Path, onnx: bool, max_length: int) -> None:
     first = run.objective.exported[0]
     for name in run.objective.exported:
         directory = out if name == first else out / name
@@ -66,18 +67,19 @@ def _export_run(workdir: Path, out: Path, onnx: bool, max_length: int) -> str:
         if onnx:
             params = run.objective.params_of(run.params, name)
             write_graph(model, params, directory / GRAPH, max_length)
-    return f"step {run.step}"
+
+
+def _check_onnx() -> None:
+    """Raises `UserError` where the package that writes graphs is missing."""
+    try:
+        import deberta_jax.interop.onnx_graph  # noqa: F401
+    except ImportError as error:
+        raise UserError("--onnx needs the finetune extra: pip install -e '.[finetune]'") from error
 
 
 def write_graph(model, params, path: Path, max_length: int) -> None:
-    """Writes the model as ONNX; without its head where that only pre-trains.
+    """Writes the model as ONNX; without its head where that only pre-trains."""
+    from deberta_jax.interop.onnx_graph import HEADS, write_onnx
 
-    Raises:
-        UserError: the package that writes it is missing.
-    """
-    try:
-        from deberta_jax.interop.onnx_graph import HEADS, write_onnx
-    except ImportError as error:
-        raise UserError("--onnx needs the finetune extra: pip install -e '.[finetune]'") from error
     head = task_of(model) if task_of(model) in HEADS else None
     write_onnx(path, model.config, head, pretrained.to_state_dict(model, params), max_length)

@@ -1,6 +1,7 @@
 """Fine-tuning assembled from its config: a session reads all once, each seed is a run."""
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,8 +22,10 @@ from deberta_jax.interop import pretrained
 from deberta_jax.interop.tokenizers import PretrainedTokenizer
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.parallel.sharding import local_rows
-from deberta_jax.runs.loading import read_checkpoint, tokenizer_of
-from deberta_jax.runs.opening import CONFIG, TOKENIZER
+from deberta_jax.runs import identity
+from deberta_jax.runs.directories import CONFIG, Kind, recognise
+from deberta_jax.runs.loading import open_checkpoint, tokenizer_of
+from deberta_jax.runs.opening import TOKENIZER
 from deberta_jax.runs.pretraining import claim_workdir
 from deberta_jax.schema import Config
 from deberta_jax.training import loop
@@ -33,6 +36,7 @@ from deberta_jax.training.step_units import StepUnits
 
 # The heads that fine-tuning makes anew where a checkpoint has none.
 _NEW = ("pooler.", "classifier.", "qa_outputs.")
+_OTHER_WORKDIR = "name another --workdir, or remove this one to learn anew"
 
 
 class Session(NamedTuple):
@@ -47,6 +51,7 @@ class Session(NamedTuple):
         validation: those to measure on, by the set's name; "" where there is one only.
         test: those to predict.
         lengths: what batches are padded to.
+        identity: digests of the checkpoint and of the examples.
     """
 
     config: Config
@@ -57,6 +62,7 @@ class Session(NamedTuple):
     validation: dict[str, Encoded]
     test: dict[str, Encoded]
     lengths: tuple[int, ...]
+    identity: dict[str, Any]
 
     def batches(self, given: Encoded, seed: int = 0) -> Batches:
         return Batches(
@@ -83,7 +89,7 @@ def open_session(config: Config) -> Session:
         if not getattr(config.task, field):
             raise UserError(f"task.{field} is empty; it names the examples (a file, or tfds:...)")
     scores.check(config.objective, config.task.scores)
-    stated, tensors = read_checkpoint(config.train.init)
+    (stated, tensors), _ = open_checkpoint(config.train.init, "finetune")
     tokenizer = tokenizer_of(config.train.init)
     _check_limits(config, stated, tokenizer)
     rows, counts = _read(config, config.task.train)
@@ -110,6 +116,7 @@ def open_session(config: Config) -> Session:
     session = Session(
         _resolved(config, stated, task, validation),
         tensors, tokenizer, task, train, validation, test, lengths,
+        identity.of_examples(tensors, tokenizer.pieces, _named(train, validation, test)),
     )  # fmt: skip
     if jax.process_index() == 0:
         print(_described(session))
@@ -182,7 +189,7 @@ def _metric(name: str, score: str) -> str:
 def _described(session: Session) -> str:
     """What was read, what was left out or cut, and what batches are padded to."""
     lines = []
-    for name, given in _sets(session):
+    for name, given in _named(session.train, session.validation, session.test):
         counts = "; ".join(f"{what}: {count:,}" for what, count in given.counts.items() if count)
         lines.append(f"{name}: {len(given.examples):,} examples" + f" ({counts})" * bool(counts))
     batches = session.batches(session.train)
@@ -210,10 +217,11 @@ def _described(session: Session) -> str:
     return "\n".join(lines)
 
 
-def _sets(session: Session):
-    yield "train", session.train
-    for kind in ("validation", "test"):
-        for name, given in getattr(session, kind).items():
+def _named(train: Encoded, validation: dict[str, Encoded], test: dict[str, Encoded]):
+    """(name, examples) of every set."""
+    yield "train", train
+    for kind, sets in (("validation", validation), ("test", test)):
+        for name, given in sets.items():
             yield f"{kind} {name}".strip(), given
 
 
@@ -225,7 +233,8 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
     """Learns the task with one seed; returns the best checkpoint's scores, None if told to stop.
 
     Raises:
-        UserError: it was learned already, otherwise.
+        UserError: it was learned or begun already with other settings, from another checkpoint or
+            from other examples.
     """
     config = dataclasses.replace(session.config, seed=seed)
     if (done := results.read(workdir)) is not None:
@@ -234,6 +243,7 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
                 f"{workdir} holds results of other settings ({'; '.join(changed)}); name another "
                 "--workdir"
             )
+        identity.check(workdir, session.identity, _OTHER_WORKDIR)
         return done
     objective = objectives.make(config)
     batches = session.batches(session.train, seed)
@@ -242,13 +252,22 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
     units = units.with_total("train.duration", config.train.duration)
     program = make_program(config, objective, units)
     _check_batch_size(config, workdir)
+    identity.check(workdir, session.identity, _OTHER_WORKDIR)
+    first = functools.partial(initial_params, session, objective, seed)
+    begin: Callable | None = first
+    if config.finetune.fresh_weights:
+        begin = None
+    elif recognise(workdir).kind is not Kind.FINETUNED:
+        # What cannot be begun with is refused before anything is written.
+        begin = [first()].pop  # handed over once: the host keeps no copy
     claim_workdir(config, workdir)
+    identity.keep(workdir, session.identity)
     if jax.process_index() == 0:
         session.tokenizer.save(workdir / TOKENIZER)
     rows = local_rows(config.train.batch_size, program.mesh)
     outputs = make_outputs(session, objective, program, rows)
     mean_length = _tokens(session.train) / len(session.train.items)
-    batch_size, fresh = config.train.batch_size, config.finetune.fresh_weights
+    batch_size = config.train.batch_size
     trained = loop.train(
         program,
         lambda sample: batches.train(sample // batch_size, rows),
@@ -258,7 +277,7 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
         seed=seed,
         workdir=workdir,
         flops_per_token=objective.flops_per_token(round(mean_length)),
-        initial_params=None if fresh else lambda: initial_params(session, objective, seed),
+        initial_params=begin,
     )
     if trained is None:
         return None

@@ -4,13 +4,15 @@ import dataclasses
 import os
 from pathlib import Path
 
-from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained, rtd_files, rtd_pair
 from deberta_jax.interop.released import Released, read_released
 from deberta_jax.interop.rtd_pair import Pair
 from deberta_jax.interop.tokenizers import PretrainedTokenizer, load_tokenizer
 from deberta_jax.model.heads import Deberta
+from deberta_jax.runs import directories
+from deberta_jax.runs.directories import Kind
 from deberta_jax.runs.opening import Run, is_run, open_run, tokenizer_directory
+from deberta_jax.runs.writing import model_folder
 
 __all__ = ["load_pretrained", "load_tokenizer", "read_checkpoint", "save_pretrained"]
 
@@ -73,15 +75,21 @@ def run_pair(run: Run) -> Pair:
     return Pair(discriminator, generator, delta, load_tokenizer(tokenizer_directory(run.workdir)))
 
 
-def open_checkpoint(path: str | os.PathLike) -> tuple[Released, Path]:
-    """A checkpoint or a run as `read_checkpoint` gives it, and its tokenizer's directory."""
-    directory = Path(path).expanduser()
-    if not directory.is_dir():
-        raise UserError(f"{directory} is no directory; it must hold a checkpoint or a run")
-    if not is_run(directory):
-        return read_released(directory), directory
-    run = open_run(directory)
-    return run.released(), tokenizer_directory(directory)
+def open_checkpoint(path: str | os.PathLike, use: str = "load_pretrained") -> tuple[Released, Path]:
+    """A checkpoint or a run as `read_checkpoint` gives it, and its tokenizer's directory.
+
+    Args:
+        path: where it is.
+        use: what it is for, a key of `directories.READS`.
+
+    Raises:
+        UserError: it does not suit, or cannot be read.
+    """
+    found = directories.require(path, use)
+    if found.kind is Kind.CHECKPOINT:
+        return read_released(found.path), found.path
+    run = open_run(found.path)
+    return run.released(), tokenizer_directory(found.path)
 
 
 def tokenizer_of(path: str | os.PathLike) -> PretrainedTokenizer:
@@ -107,7 +115,8 @@ def save_pretrained(
         tokenizer: anything with `save(directory)`, such as what `load_tokenizer` returns.
         dtype: of the file: "float32", "float16", "bfloat16".
     """
-    directory = Path(path).expanduser()
-    pretrained.save(directory, model, params, dtype)
-    if tokenizer is not None:
-        tokenizer.save(directory)
+    found = directories.require_writable(path, "save_pretrained")
+    with model_folder(found.path) as folder:
+        pretrained.save(folder, model, params, dtype)
+        if tokenizer is not None:
+            tokenizer.save(folder)

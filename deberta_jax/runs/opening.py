@@ -17,11 +17,12 @@ from deberta_jax.interop.released import Released
 from deberta_jax.interop.tokenizers import load_tokenizer
 from deberta_jax.objectives import Objective
 from deberta_jax.parallel.mesh import MeshConfig, make_mesh
+from deberta_jax.runs import identity
+from deberta_jax.runs.directories import CONFIG, Kind, recognise
 from deberta_jax.schema import Config
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.state import abstract_params
 
-CONFIG = "config.json"
 # The folder of a run's tokenizer: its data's, or its checkpoint's where it is fine-tuned.
 TOKENIZER = "tokenizer"
 
@@ -48,14 +49,24 @@ class Run:
 
     @functools.cached_property
     def prepared(self) -> PreparedData:
-        """The text that it learns from.
+        """The text that it learns from. Where it is another text than it learned from, a line says
+        so.
 
         Raises:
-            UserError: it learned from examples instead, or the data is no longer there.
+            UserError: it learned from examples instead, or the data is no longer there, or is of
+                another tokenizer.
         """
         if not self.objective.learns_from_text:
             raise UserError(f"{self.workdir} is a fine-tuned run: it has no prepared data")
-        return dataset.load(data_directory(self.config.data, self.workdir))
+        prepared = dataset.load(data_directory(self.config.data, self.workdir))
+        check_tokenizer(prepared, self.workdir / TOKENIZER, f"{self.workdir} was trained")
+        now = identity.of_data(prepared)
+        if differing := identity.differences(identity.read(self.workdir), now):
+            print(
+                f"note: the data in {prepared.directory} have changed since the run was started "
+                f"({'; '.join(differing)})"
+            )
+        return prepared
 
     def released(self, name: str | None = None) -> Released:
         """One of the run's models, its own unless named, as a checkpoint with released names."""
@@ -84,7 +95,20 @@ def tokenizer_directory(workdir: Path) -> Path:
 
 def is_run(directory: Path) -> bool:
     """Whether `directory` is a run's workdir rather than a checkpoint."""
-    return (directory / "checkpoints").is_dir()
+    return recognise(directory).kind in (Kind.RUN, Kind.FINETUNED, Kind.STARTED)
+
+
+def check_tokenizer(prepared: PreparedData, directory: Path, owner: str) -> None:
+    """Raises `UserError` where the tokenizer in `directory` is another than that of the data.
+
+    A directory without a SentencePiece model says nothing.
+    """
+    own, given = directory / MODEL_FILE, Path(prepared.tokenizer.path)
+    if own.is_file() and own.read_bytes() != given.read_bytes():
+        raise UserError(
+            f"{owner} with another tokenizer ({own}) than the data in {prepared.directory}: every "
+            "id would mean another piece; prepare the data with it (data.tokenizer)"
+        )
 
 
 def open_run(workdir: Path) -> Run:

@@ -17,12 +17,13 @@ from deberta_jax.data.input import (
     train_batches,
     validation_batches,
 )
-from deberta_jax.data.tokenizer import MODEL_FILE
 from deberta_jax.errors import UserError
 from deberta_jax.objectives import Objective
 from deberta_jax.parallel.sharding import local_rows
+from deberta_jax.runs import directories, identity
+from deberta_jax.runs.directories import CONFIG, Kind
 from deberta_jax.runs.loading import Initial, tokenizer_folder
-from deberta_jax.runs.opening import CONFIG, TOKENIZER, is_run
+from deberta_jax.runs.opening import TOKENIZER, check_tokenizer
 from deberta_jax.schema import Config
 from deberta_jax.training import loop
 from deberta_jax.training.program import make_program
@@ -36,20 +37,31 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
     """Trains `config` in `workdir`; returns the last held-out metrics, None if told to stop."""
     if not objectives.kind(config.objective).learns_from_text:
         raise UserError(f"objective {config.objective!r} learns a task: use the verb finetune")
-    prepared = dataset.load(data_directory(config.data, workdir))
+    found = directories.require_writable(workdir, "train")
+    prepared = load_data(config, workdir)
     check_data(config, prepared)
     check_tokenizer(prepared, workdir / TOKENIZER, f"{workdir} was started")
+    learned = identity.of_data(prepared)
+    identity.check(
+        workdir, learned,
+        "go on with the data that it was started with, or begin another --workdir with "
+        f"train.init={workdir}",
+    )  # fmt: skip
     objective = objectives.make(config, prepared.unigram_counts)
     objective.batch_shapes(config.data.sequence_length, config.train.batch_size)
     program = make_program(config, objective, make_step_units(config, prepared))
     begin: Callable | None = None
     if config.train.init:
-        source = tokenizer_folder(config.train.init)
-        check_tokenizer(prepared, source, f"train.init={config.train.init} was trained")
         begin = functools.partial(initial_params, config, objective)
-        if not is_run(workdir):  # what cannot be begun with is refused before anything is written
+        if found.kind is not Kind.RUN:  # else its checkpoint is gone on from
+            pair = len(objective.exported) > 1
+            directories.require(config.train.init, "train.init of rtd" if pair else "train.init")
+            source = tokenizer_folder(config.train.init)
+            check_tokenizer(prepared, source, f"train.init={config.train.init} was trained")
+            # What cannot be begun with is refused before anything is written.
             begin = [begin()].pop  # handed over once: the host keeps no copy
     claim_workdir(config, workdir)
+    identity.keep(workdir, learned)
     keep_tokenizer(prepared, workdir)
     held_out = held_out_batches(config, objective, prepared, program.mesh)
     return loop.train(
@@ -68,6 +80,19 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
         flops_per_token=objective.flops_per_token(config.data.sequence_length),
         initial_params=begin,
     )
+
+
+def load_data(config: Config, workdir: Path) -> PreparedData:
+    """The prepared data of a run.
+
+    Raises:
+        UserError: there is none, it is damaged, or `data.dir` names something else.
+    """
+    directory = data_directory(config.data, workdir)
+    unprepared = (Kind.MISSING, Kind.EMPTY, Kind.OTHER, Kind.DATA)
+    if config.data.dir and directories.recognise(directory).kind not in unprepared:
+        directories.require(directory, "data.dir")
+    return dataset.load(directory)
 
 
 def initial_params(config: Config, objective: Objective):
@@ -116,19 +141,6 @@ def check_data(config: Config, prepared: PreparedData) -> None:
         raise UserError(
             f"data.sequence_length {length} is more than model.max_position_embeddings "
             f"{config.model.max_position_embeddings}"
-        )
-
-
-def check_tokenizer(prepared: PreparedData, directory: Path, owner: str) -> None:
-    """Raises `UserError` where the tokenizer in `directory` is another than that of the data.
-
-    A directory without a SentencePiece model says nothing.
-    """
-    own, given = directory / MODEL_FILE, Path(prepared.tokenizer.path)
-    if own.is_file() and own.read_bytes() != given.read_bytes():
-        raise UserError(
-            f"{owner} with another tokenizer ({own}) than the data in {prepared.directory}: every "
-            "id would mean another piece; prepare the data with it (data.tokenizer)"
         )
 
 

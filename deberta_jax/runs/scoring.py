@@ -27,6 +27,7 @@ from deberta_jax.runs.loading import open_checkpoint
 
 AUTO = "auto"
 METHODS = (*LIKELIHOODS, token_detection.METHOD)
+_LM_BIAS = "lm_predictions.lm_head.bias"
 
 
 class Scored(NamedTuple):
@@ -69,7 +70,7 @@ def score(
     Raises:
         UserError: the method does not suit the model, or nothing is left to score.
     """
-    checkpoint, tokenizer_directory = open_checkpoint(checkpoint_directory)
+    checkpoint, tokenizer_directory = open_checkpoint(checkpoint_directory, "score")
     tokenizer = load_tokenizer(tokenizer_directory)
     method = _method(method, checkpoint, log)
     config = dataclasses.replace(checkpoint.config, causal=method == "ll")
@@ -123,7 +124,13 @@ def _detected(kept, logits: Sequence[np.ndarray], tokenizer) -> list[Scored]:
 
 def _method(asked: str, checkpoint: Released, log) -> str:
     causal = checkpoint.config.causal
-    detects = task_of_tensors(checkpoint.tensors) == "replaced_token"
+    task = task_of_tensors(checkpoint.tensors)
+    detects = task == "replaced_token"
+    if not detects and _LM_BIAS not in checkpoint.tensors:
+        raise UserError(
+            "score needs a masked-LM head or an RTD head; the checkpoint has "
+            + (f"one for {task.replace('_', ' ')}" if task else "none")
+        )
     if asked == AUTO:
         return token_detection.METHOD if detects else "ll" if causal else "pll"
     if asked == token_detection.METHOD and not detects:

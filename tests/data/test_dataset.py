@@ -165,11 +165,16 @@ def test_an_interrupted_run_is_redone(tmp_path, seed):
 
     with pytest.raises(Interrupted):
         prepare(small(path), out, log=stop_at)
-    assert (out / "tokenizer" / "spm.model").exists()
+    assert not out.exists()
     with pytest.raises(UserError, match=r"run python -m deberta_jax.prepare"):
         load(out)
     prepare(small(path), out, log=silent)
     assert contents(out) == contents(expected)
+    # Made anew in vain, it stays what it was.
+    with pytest.raises(Interrupted):
+        prepare(small(path, vocab_size=50), out, overwrite=True, log=stop_at)
+    assert contents(out) == contents(expected)
+    assert sorted(os.listdir(out)) == sorted(os.listdir(expected))
 
 
 def test_damage_is_noticed_on_loading(tmp_path, seed):

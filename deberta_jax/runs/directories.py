@@ -23,6 +23,7 @@ from deberta_jax.interop.tokenizer_files import has_vocabulary
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 _SEED = re.compile(r"seed_\d+")
+_STEP = re.compile(r"checkpoint-(\d+)")
 # Names that a message lists, at most.
 _LISTED = 3
 
@@ -57,8 +58,8 @@ class Found(NamedTuple):
         path: where.
         kind: what.
         text: the same for a person, with names.
-        instead: the path that may rather be meant: of a checkpoint's folder its run, of a group one
-            of it, of a fine-tuned run what it began with.
+        instead: the path that may rather be meant: of a file its directory, of a run's checkpoints
+            the run, of a group one of it, of a fine-tuned run what it began with.
     """
 
     path: Path
@@ -128,7 +129,7 @@ WRITES = {
     "finetune --workdir": _use(
         "--workdir", "finetune", *_NEW, Kind.SEEDS, Kind.TASKS, Kind.TOKENIZER, Kind.OTHER
     ),
-    "prepare": _use("data.dir", "prepare", *_NEW, Kind.DATA, Kind.OTHER),
+    "prepare": _use("data.dir", "prepare", *_NEW, Kind.DATA, Kind.TOKENIZER, Kind.OTHER),
     "export --out": _use(
         "--out", "export --out", *_NEW, Kind.CHECKPOINT, Kind.PAIR, Kind.TOKENIZER, Kind.OTHER
     ),
@@ -202,14 +203,15 @@ def recognise(path: str | os.PathLike) -> Found:
     if not path.exists():
         return Found(path, Kind.MISSING, "not there")
     if path.is_file():
-        return Found(path, Kind.FILE, "a file")
+        return Found(path, Kind.FILE, "a file", path.parent)
     names = [child.name for child in storage.children(path)]
     if not names:
         return Found(path, Kind.EMPTY, "empty")
     for recogniser in _RECOGNISERS:
         if found := recogniser(path, names):
             return found
-    return Found(path, Kind.OTHER, f"a directory of other files ({_listed(names)})")
+    text = f"a directory of other files ({_listed(names)})"
+    return Found(path, Kind.OTHER, text, _checkpoint_inside(path, names))
 
 
 def _special(path: Path) -> str:
@@ -310,6 +312,14 @@ def _tasks(path: Path, names: list[str]) -> Found | None:
     return Found(path, Kind.TASKS, f"results of fine-tuning ({_listed(tasks)})")
 
 
+def _checkpoint_inside(path: Path, names: list[str]) -> Path | None:
+    """The last checkpoint in a folder of the Hub's cache, or of the Trainer of `transformers`."""
+    snapshots = [Path(child) for child in storage.children(path / "snapshots")]
+    steps = {int(match[1]): path / match[0] for match in map(_STEP.fullmatch, names) if match}
+    inside = [*snapshots, *(steps[step] for step in sorted(steps))]
+    return inside[-1] if inside else None
+
+
 # The first that recognises a directory decides.
 _RECOGNISERS: tuple[Callable[[Path, list[str]], Found | None], ...] = (
     _run, _step_or_steps, _seeds, _pair, _checkpoint, _data, _workdir, _tokenizer, _sweep, _tasks,
@@ -357,7 +367,8 @@ def _refusal(found: Found, use: Use) -> str:
     if found.kind is Kind.MISSING:
         return f"{what} is no directory: nothing is there; it must be {wanted}"
     if use.takes == frozenset(_NEW):
-        return f"{what} is not empty: it is {found.text}; name a new directory"
+        full = "not empty: it is " * found.path.is_dir()
+        return f"{what} is {full}{found.text}; {use.verb} takes {wanted}"
     advice = (_advice_to_write if use in WRITES.values() else _advice_to_read)(found, use)
     parts = f"{what} is {found.text}", f"{use.verb} takes {wanted}", advice
     return "; ".join(filter(None, parts))
@@ -381,6 +392,8 @@ def _advice_to_read(found: Found, use: Use) -> str:
         return "train first"
     if kind is Kind.STARTED:
         return "the command that started it goes on"
+    if kind in (Kind.EMPTY, Kind.OTHER) and Kind.CHECKPOINT in use.takes:
+        return "a checkpoint has config.json and model.safetensors, pytorch_model.bin or tensors/"
     if kind is Kind.CHECKPOINT and use == READS["export"]:
         return "it is a checkpoint already: --onnx makes a graph of it, convert another layout"
     readers = list(dict.fromkeys(one.verb for one in READS.values() if kind in one.takes))

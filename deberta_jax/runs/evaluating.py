@@ -30,11 +30,11 @@ def evaluate(directory: Path, examples: int) -> list[str]:
     if found.kind is Kind.FINETUNED:
         return _seed_scores(found)
     if found.kind is Kind.SEEDS and not (directory / finetuning_scores.FILE).is_file():
-        raise UserError(f"{directory} holds {found.text}, {_UNFINISHED}")
+        raise UserError(
+            f"{directory} holds {found.text}, not all of which have finished: evaluate shows their "
+            "results; the finetune command that started them goes on"
+        )
     return [finetuning_scores.table(directory)]
-
-
-_UNFINISHED = "not all of which have finished: the finetune command that started them goes on"
 
 
 def held_out_metrics(run: Run) -> dict[str, float]:
@@ -69,7 +69,8 @@ def _seed_scores(found: Found) -> list[str]:
     path = found.path / finetuning_scores.FILE
     if not path.is_file():
         raise UserError(
-            f"{found.path} is {found.text}; the finetune command that started it goes on"
+            f"{found.path} is {found.text}: evaluate shows its results; the finetune command that "
+            "started it goes on"
         )
     results = storage.read_json(path)
     lines = [f"step {results['step']}, on the validation examples:"]

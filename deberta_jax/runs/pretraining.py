@@ -37,29 +37,20 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
     """Trains `config` in `workdir`; returns the last held-out metrics, None if told to stop."""
     if not objectives.kind(config.objective).learns_from_text:
         raise UserError(f"objective {config.objective!r} learns a task: use the verb finetune")
-    found = directories.require_writable(workdir, "train")
+    begins = directories.require_writable(workdir, "train").kind is not Kind.RUN
     prepared = load_data(config, workdir)
-    check_data(config, prepared)
-    check_tokenizer(prepared, workdir / TOKENIZER, f"{workdir} was started")
     learned = identity.of_data(prepared)
-    identity.check(
-        workdir, learned,
-        "go on with the data that it was started with, or begin another --workdir with "
-        f"train.init={workdir}",
-    )  # fmt: skip
+    _check_goes_on(workdir, prepared, learned)
     objective = objectives.make(config, prepared.unigram_counts)
+    if config.train.init and begins:
+        _check_initial(config, objective, prepared)
     objective.batch_shapes(config.data.sequence_length, config.train.batch_size)
     program = make_program(config, objective, make_step_units(config, prepared))
     begin: Callable | None = None
     if config.train.init:
         begin = functools.partial(initial_params, config, objective)
-        if found.kind is not Kind.RUN:  # else its checkpoint is gone on from
-            pair = len(objective.exported) > 1
-            directories.require(config.train.init, "train.init of rtd" if pair else "train.init")
-            source = tokenizer_folder(config.train.init)
-            check_tokenizer(prepared, source, f"train.init={config.train.init} was trained")
-            # What cannot be begun with is refused before anything is written.
-            begin = [begin()].pop  # handed over once: the host keeps no copy
+    if begin and begins:  # what cannot be begun with is refused before anything is written
+        begin = [begin()].pop  # handed over once: the host keeps no copy
     claim_workdir(config, workdir)
     identity.keep(workdir, learned)
     keep_tokenizer(prepared, workdir)
@@ -83,16 +74,36 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
 
 
 def load_data(config: Config, workdir: Path) -> PreparedData:
-    """The prepared data of a run.
+    """The prepared data of a run, which fit its config.
 
     Raises:
-        UserError: there is none, it is damaged, or `data.dir` names something else.
+        UserError: there is none, it is damaged or does not fit, or `data.dir` names something else.
     """
     directory = data_directory(config.data, workdir)
     unprepared = (Kind.MISSING, Kind.EMPTY, Kind.OTHER, Kind.DATA)
     if config.data.dir and directories.recognise(directory).kind not in unprepared:
         directories.require(directory, "data.dir")
-    return dataset.load(directory)
+    prepared = dataset.load(directory)
+    check_data(config, prepared)
+    return prepared
+
+
+def _check_goes_on(workdir: Path, prepared: PreparedData, learned: identity.Identity) -> None:
+    """Raises `UserError` where the workdir's run has learned from other data."""
+    check_tokenizer(prepared, workdir / TOKENIZER, f"{workdir} was started")
+    advice = (
+        "go on with the data that it was started with, or begin another --workdir with "
+        f"train.init={workdir}"
+    )
+    identity.check(workdir, learned, advice)
+
+
+def _check_initial(config: Config, objective: Objective, prepared: PreparedData) -> None:
+    """Raises `UserError` where `train.init` is nothing to begin with, or of another tokenizer."""
+    pair = len(objective.exported) > 1
+    directories.require(config.train.init, "train.init of rtd" if pair else "train.init")
+    source = tokenizer_folder(config.train.init)
+    check_tokenizer(prepared, source, f"train.init={config.train.init} was trained")
 
 
 def initial_params(config: Config, objective: Objective):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deberta_jax import storage
 from deberta_jax.errors import UserError
 
 _ENDINGS = (".png", ".svg", ".pdf")
@@ -75,7 +76,9 @@ def save(figure: Any, path: Path, dpi: int = 100) -> None:
     """
     check_path(path).parent.mkdir(parents=True, exist_ok=True)
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    figure.savefig(path, dpi=dpi, metadata=undated.get(path.suffix))
+    metadata = undated.get(path.suffix)
+    with storage.one_line(path), storage.writing(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:], dpi=dpi, metadata=metadata)
     close(figure)
 
 

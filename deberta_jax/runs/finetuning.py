@@ -252,16 +252,12 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
     units = units.with_total("train.duration", config.train.duration)
     program = make_program(config, objective, units)
     _check_batch_size(config, workdir)
-    identity.check(workdir, session.identity, _OTHER_WORKDIR)
-    first = functools.partial(initial_params, session, objective, seed)
-    begin: Callable | None = first
-    if config.finetune.fresh_weights:
-        begin = None
-    elif recognise(workdir).kind is not Kind.FINETUNED:
-        # What cannot be begun with is refused before anything is written.
-        begin = [first()].pop  # handed over once: the host keeps no copy
+    begins = recognise(workdir).kind is not Kind.FINETUNED
+    begin = _beginning(session, objective, seed, begins)
+    if not begins:
+        identity.check(workdir, session.identity, _OTHER_WORKDIR)
     claim_workdir(config, workdir)
-    identity.keep(workdir, session.identity)
+    identity.keep(workdir, session.identity, anew=begins)
     if jax.process_index() == 0:
         session.tokenizer.save(workdir / TOKENIZER)
     rows = local_rows(config.train.batch_size, program.mesh)
@@ -294,6 +290,18 @@ def finetune_seed(session: Session, seed: int, workdir: Path) -> dict[str, float
         write_predictions(session, found, workdir)
         results.write_one(workdir, step, measured)
     return measured
+
+
+def _beginning(session: Session, objective, seed: int, begins: bool) -> Callable | None:
+    """`() -> parameters` to begin with; None for random ones.
+
+    Raises:
+        UserError: the run begins now, and the checkpoint does not fit: before anything is written.
+    """
+    if session.config.finetune.fresh_weights:
+        return None
+    first = functools.partial(initial_params, session, objective, seed)
+    return [first()].pop if begins else first  # handed over once: the host keeps no copy
 
 
 def _check_batch_size(config: Config, workdir: Path) -> None:

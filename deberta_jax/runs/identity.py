@@ -119,12 +119,16 @@ def check(workdir: Path, present: Identity, advice: str) -> None:
         )
 
 
-def keep(workdir: Path, present: Identity) -> None:
-    """Writes what of `present` the workdir's identity lacks; with an id where it has none."""
+def keep(workdir: Path, present: Identity, anew: bool = False) -> None:
+    """Writes what of `present` the workdir's identity lacks; with an id where it has none.
+
+    With `anew` it replaces what is there, of a start that came to no checkpoint.
+    """
     if jax.process_index() != 0:
         return
     known = read(workdir)
-    whole = {RUN: secrets.token_hex(8)} | dict(present) | known
+    kept = {} if anew else known
+    whole = {RUN: known.get(RUN, secrets.token_hex(8))} | dict(present) | kept
     if whole != known:
         storage.write_json(workdir / FILE, whole)
 

@@ -40,7 +40,8 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
     begins = directories.require_writable(workdir, "train").kind is not Kind.RUN
     prepared = load_data(config, workdir)
     learned = identity.of_data(prepared)
-    _check_goes_on(workdir, prepared, learned)
+    if not begins:
+        _check_goes_on(workdir, prepared, learned)
     objective = objectives.make(config, prepared.unigram_counts)
     if config.train.init and begins:
         _check_initial(config, objective, prepared)
@@ -52,8 +53,8 @@ def pretrain(config: Config, workdir: Path) -> dict[str, float] | None:
     if begin and begins:  # what cannot be begun with is refused before anything is written
         begin = [begin()].pop  # handed over once: the host keeps no copy
     claim_workdir(config, workdir)
-    identity.keep(workdir, learned)
-    keep_tokenizer(prepared, workdir)
+    identity.keep(workdir, learned, anew=begins)
+    keep_tokenizer(prepared, workdir, anew=begins)
     held_out = held_out_batches(config, objective, prepared, program.mesh)
     return loop.train(
         program,
@@ -155,14 +156,18 @@ def check_data(config: Config, prepared: PreparedData) -> None:
         )
 
 
-def keep_tokenizer(prepared: PreparedData, workdir: Path) -> None:
-    """Copies the data's tokenizer into the workdir, so that a run is whole without its data."""
+def keep_tokenizer(prepared: PreparedData, workdir: Path, anew: bool = False) -> None:
+    """Copies the data's tokenizer into the workdir, so that a run is whole without its data.
+
+    With `anew` it replaces one that is there, of a start that came to no checkpoint.
+    """
     target = workdir / TOKENIZER
-    if jax.process_index() != 0 or target.exists():
+    if jax.process_index() != 0 or (target.exists() and not anew):
         return
     unfinished = target.with_name(f"{TOKENIZER}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(Path(prepared.tokenizer.path).parent, unfinished)
+    shutil.rmtree(target, ignore_errors=True)
     unfinished.rename(target)
 
 

@@ -37,13 +37,18 @@ def matches(path: str, what: str) -> list[str]:
         what: the path as the user wrote it, for messages.
 
     Raises:
-        UserError: there is no such file, or it is a folder.
+        UserError: there is no such file, or it is a folder, a pipe or the like.
     """
     path = os.path.expanduser(path)
     if os.path.isfile(path):
         return [path]
     if os.path.isdir(path):
         raise UserError(f"{what} is a folder; name its files, for example {path}/**/*.jsonl")
+    if os.path.exists(path):
+        raise UserError(
+            f"{what} is a socket, a pipe or a device, and files are read more than once; "
+            "write it to a file first"
+        )
     found = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
     if not found:
         fault = "matches no file" if glob.has_magic(path) else "does not exist"

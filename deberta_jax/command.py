@@ -48,9 +48,11 @@ def run(
             _fail("--config is missing; it names a recipe, such as quickstart")
         if workdir and not parsed.workdir:
             _fail("--workdir is missing; it names the directory of the run")
-        # Orbax and TFDS tell every step of theirs; --verbosity=0 shows it.
+        # Orbax and TFDS tell every step of theirs, and Orbax logs what its threads raise before it
+        # raises it again; --verbosity=0 shows all.
         if parsed["verbosity"].using_default_value:
             parsed.verbosity = logging.ERROR
+            logging.get_absl_handler().addFilter(lambda record: not record.exc_info)
         return [sys.argv[0]]
 
     def main(_):

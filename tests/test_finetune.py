@@ -222,6 +222,22 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         finetuning.finetune_seed(other, 3, tmp_path / "cut")
 
 
+def test_results_are_of_the_examples_that_they_were_learned_from(done, examples):
+    """The same command once a label is corrected: refused, not yesterday's scores."""
+    workdir, train = done[0] / "seed_0", examples / "train.tsv"
+    config = schema.load(workdir / "config.json")
+    again = finetuning.finetune_seed(finetuning.open_session(config), 0, workdir)
+    assert again == results.read(workdir)
+    text = train.read_text()
+    line = text.splitlines()[-1]
+    train.write_text(text.removesuffix(f"{line}\n") + f"{line[:-1]}{1 - int(line[-1])}\n")
+    try:
+        with pytest.raises(UserError, match=r"the train examples: 160, \w+ then, 160, \w+ now"):
+            finetuning.finetune_seed(finetuning.open_session(config), 0, workdir)
+    finally:
+        train.write_text(text)
+
+
 def test_a_run_stops_early_and_keeps_its_best(checkpoint, examples, tmp_path):
     config = configured(
         checkpoint,

@@ -155,7 +155,7 @@ def replacing(directory: PathLike, last: str, dropped: Sequence[str] = ()) -> It
     """
     target = as_path(directory)
     nearest = target
-    while not nearest.exists():
+    while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     _remove_abandoned(nearest, target.name)
     made = nearest / f".{target.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"

@@ -169,6 +169,8 @@ def require_writable(path: str | os.PathLike, use: str) -> Found:
 
 def check_writable(path: Path, flag: str) -> None:
     """Raises `UserError` where the nearest directory above that exists cannot be written."""
+    if "://" in os.fspath(path):  # writing to a bucket tells
+        return
     nearest = path
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
@@ -197,7 +199,7 @@ def check_file(path: Path, flag: str) -> None:
 
 def recognise(path: str | os.PathLike) -> Found:
     """What is at `path`. No file is read but small JSON."""
-    path = Path(path).expanduser()
+    path = _path(path)
     if special := _special(path):
         return Found(path, Kind.SPECIAL, special)
     if not path.exists():
@@ -214,8 +216,16 @@ def recognise(path: str | os.PathLike) -> Found:
     return Found(path, Kind.OTHER, text, _checkpoint_inside(path, names))
 
 
+def _path(path: str | os.PathLike) -> Path:
+    """A local path, or one of a bucket, which has the same calls."""
+    text = os.fspath(path)
+    return storage.as_path(text) if "://" in text else Path(text).expanduser()
+
+
 def _special(path: Path) -> str:
     """What a path is that is neither a file nor a directory; "" for those and for nothing."""
+    if "://" in os.fspath(path):
+        return ""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -299,10 +309,11 @@ def _tokenizer(path: Path, names: list[str]) -> Found | None:
 
 
 def _sweep(path: Path, names: list[str]) -> Found | None:
-    runs = [p for p in storage.children(path / "runs") if _own_config(Path(p)) is not None]
+    children = [path / "runs" / child.name for child in storage.children(path / "runs")]
+    runs = [child for child in children if _own_config(child) is not None]
     if not runs:
         return None
-    return Found(path, Kind.SWEEP, f"a sweep of {len(runs)} runs", Path(runs[0]))
+    return Found(path, Kind.SWEEP, f"a sweep of {len(runs)} runs", runs[0])
 
 
 def _tasks(path: Path, names: list[str]) -> Found | None:
@@ -314,7 +325,7 @@ def _tasks(path: Path, names: list[str]) -> Found | None:
 
 def _checkpoint_inside(path: Path, names: list[str]) -> Path | None:
     """The last checkpoint in a folder of the Hub's cache, or of the Trainer of `transformers`."""
-    snapshots = [Path(child) for child in storage.children(path / "snapshots")]
+    snapshots = [path / "snapshots" / child.name for child in storage.children(path / "snapshots")]
     steps = {int(match[1]): path / match[0] for match in map(_STEP.fullmatch, names) if match}
     inside = [*snapshots, *(steps[step] for step in sorted(steps))]
     return inside[-1] if inside else None
@@ -396,6 +407,8 @@ def _advice_to_read(found: Found, use: Use) -> str:
         return "a checkpoint has config.json and model.safetensors, pytorch_model.bin or tensors/"
     if kind is Kind.CHECKPOINT and use == READS["export"]:
         return "it is a checkpoint already: --onnx makes a graph of it, convert another layout"
+    if kind is Kind.CHECKPOINT and use.verb in ("plot curves", "plot norms"):
+        return f"a checkpoint has no {use.verb.removeprefix('plot ')}, only the run that made it"
     readers = list(dict.fromkeys(one.verb for one in READS.values() if kind in one.takes))
     return f"{_either(readers)} takes it" if readers and kind is not Kind.FILE else ""
 

@@ -123,9 +123,8 @@ def test_a_run_goes_on_with_the_data_that_it_was_started_with(corpus, tmp_path, 
                       (workdir / "identity.json").read_bytes())  # fmt: skip
     capsys.readouterr()
     assert open_run(workdir).prepared
-    assert "have changed since the run was started (the text of data.corpus" in (
-        capsys.readouterr().out
-    )
+    note = capsys.readouterr().out
+    assert "have changed since the run was started (" in note and "the text of data.corpus" in note
 
 
 def encoded(rng, count=5):

@@ -134,7 +134,7 @@ def test_four_processes_that_share_rows_make_the_losses_of_one(data, one, tmp_pa
 
 @pytest.mark.slow
 def test_two_processes_draw_and_learn_what_one_does(data, tmp_path):
-    """Replaced-token detection: each process draws for its own rows, and the tokens are the same."""
+    """Replaced-token detection: each draws for its own rows, and the tokens are the same."""
     steps, objective = 8, "--config.objective=rtd"
     train(tmp_path / "one", data, steps, objective, XLA_FLAGS=UNOPTIMISED)
     workdir = tmp_path / "two"

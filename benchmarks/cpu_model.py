@@ -137,13 +137,13 @@ def step_ours(args):
     units = StepUnits(args.batch * args.length, 10**6, 10**6)
     program = make_program(config, objective, units)
     batch = masked_batch(args)
-    state = program.initialize(jax.random.key(0), None)
+    state, guard = program.initialize(jax.random.key(0), None), program.guard.initial()
 
     def step():
         nonlocal state
         with sharding.on(program.mesh):
             rows = sharding.to_devices(batch, program.mesh)
-            state, metrics = program.train_step(state, rows, np.uint32(0))
+            state, metrics = program.train_step(state, rows, np.uint32(0), guard)
         return float(jax.block_until_ready(metrics)["train/loss"])
 
     return step

@@ -58,18 +58,20 @@ def ours(args, sift_weight=0.0) -> None:
     state = program.initialize(jax.random.key(0), params)
     batches = session.batches(session.train, 0)
     stream = batches.train()
-    mesh = program.mesh
+    mesh, guard = program.mesh, program.guard.initial()
     with sharding.on(mesh):
         compiled = {batch["input_ids"].shape: batch for _, batch in batches.once()}
         for batch in compiled.values():
-            state, metrics = program.train_step(state, sharding.to_devices(batch, mesh), SEED)
+            rows = sharding.to_devices(batch, mesh)
+            state, metrics = program.train_step(state, rows, SEED, guard)
         float(metrics["train/loss"])
         for _ in sys.stdin:
             start, tokens = time.perf_counter(), 0
             for _ in range(args.steps):
                 batch = next(stream)
                 tokens += int(batch["segment_ids"].sum())
-                state, metrics = program.train_step(state, sharding.to_devices(batch, mesh), SEED)
+                rows = sharding.to_devices(batch, mesh)
+                state, metrics = program.train_step(state, rows, SEED, guard)
             float(metrics["train/loss"])
             report(time.perf_counter() - start, tokens)
 

@@ -37,7 +37,7 @@ def random_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarra
 
 
 def prepared(name: str, norms_every: str):
-    """(compiled step, state, batch) of a recipe on one device."""
+    """(compiled step, state, its other arguments) of a recipe on one device."""
     recipe = recipes.load(name)
     recipe.train.norms_every = norms_every
     config = schema.freeze(recipe)
@@ -48,7 +48,8 @@ def prepared(name: str, norms_every: str):
         state = program.initialize(jax.random.key(0))
         batch = random_batch(rows, length, config.model.vocab_size)
         placed = sharding.to_devices(batch, program.mesh)
-        return program.train_step.lower(state, placed, SEED).compile(), state, placed
+        rest = placed, SEED, program.guard.initial()
+        return program.train_step.lower(state, *rest).compile(), state, rest
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,12 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     programs = {"without": prepared(args.config, "0"), "with": prepared(args.config, "1%")}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(WARM_UP + args.repeats):
-        for name, (step, state, batch) in programs.items():
+        for name, (step, state, rest) in programs.items():
             start = time.process_time()
-            state, _ = jax.block_until_ready(step(state, batch, SEED))
+            state, _ = jax.block_until_ready(step(state, *rest))
             if turn >= WARM_UP:
                 seconds[name].append(time.process_time() - start)
-            programs[name] = step, state, batch
+            programs[name] = step, state, rest
     for name, (step, *_) in programs.items():
         moved = step.cost_analysis()["bytes accessed"]
         print(

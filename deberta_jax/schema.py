@@ -20,7 +20,7 @@ from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.objectives.config import FinetuneConfig, RtdConfig
 from deberta_jax.parallel.mesh import MeshConfig
-from deberta_jax.training.config import OptimizerConfig, ProfileConfig, TrainConfig
+from deberta_jax.training.config import GuardConfig, OptimizerConfig, ProfileConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Config:
     rtd: RtdConfig = dataclasses.field(default_factory=RtdConfig)
     # AdamW and its schedule.
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    # Steps that are skipped because their numbers are not finite, or spikes.
+    guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
     # Fine-tuning: the examples, their columns, their scores.
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     # Fine-tuning: the head's dropout, and SiFT.

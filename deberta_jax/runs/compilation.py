@@ -107,7 +107,8 @@ def lower_step(config: Config, program: TrainProgram, objective: Objective) -> j
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), shapes
     )
     with sharding.on(program.mesh):
-        return program.train_step.lower(program.abstract, batch, np.uint32(config.seed))
+        seed, guard = np.uint32(config.seed), program.guard.initial()
+        return program.train_step.lower(program.abstract, batch, seed, guard)
 
 
 def sequence_length(config: Config) -> int:

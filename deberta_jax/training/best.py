@@ -1,6 +1,7 @@
 """The best checkpoint so far by a held-out metric, and when to stop waiting for a better one."""
 
 import dataclasses
+import math
 
 from deberta_jax.errors import UserError
 
@@ -31,6 +32,8 @@ class Best:
     def update(self, step: int, metrics: dict[str, float]) -> bool:
         """Takes an evaluation; whether it is the best so far. The earlier of two equal ones is.
 
+        One whose metric is not finite never is.
+
         Raises:
             UserError: the metric is none of those measured.
         """
@@ -42,7 +45,8 @@ class Best:
             )
         value = metrics[self.metric]
         sign = -1 if self.metric.endswith("loss") else 1
-        if self.value is not None and sign * value <= sign * self.value:
+        worse = self.value is not None and sign * value <= sign * self.value
+        if worse or not math.isfinite(value):
             self.since += 1
             return False
         self.step, self.value, self.since = step, value, 0
@@ -59,6 +63,12 @@ class Best:
         return {"step": self.step, "value": self.value, "since": self.since}
 
     def restore(self, state: dict | None) -> None:
-        """Goes on from a checkpoint's `state`; from the beginning where it has none."""
+        """Goes on from a checkpoint's `state`; from the beginning where it has none.
+
+        A best value that is not finite, which version 0.2 could keep, is none.
+        """
+        self.step, self.value, self.since = None, None, 0
         if state and self.metric:
-            self.step, self.value, self.since = state["step"], state["value"], state["since"]
+            self.since = state["since"]
+            if state["value"] is not None and math.isfinite(state["value"]):
+                self.step, self.value = state["step"], state["value"]

@@ -1,9 +1,13 @@
 """What the training loop and the optimizer can be told."""
 
 import dataclasses
+import math
 import re
 
 from deberta_jax.errors import UserError
+
+# What may follow when too many steps in a row are skipped.
+ACTIONS = ("stop", "rollback")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,39 @@ class OptimizerConfig:
     layer_decay: float = 1.0
     # Largest norm of the whole gradient; a larger one is scaled down. 0: no limit.
     clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardConfig:
+    """Which steps are skipped, and what follows when too many are."""
+
+    # Steps skipped in a row after which `then` happens. A step is skipped if its loss or the norm
+    # of a gradient is not finite, or is a spike.
+    patience: int = 10
+    # "stop": the run ends with exit status 3. "rollback": it continues from its newest checkpoint,
+    # without the batches read since.
+    then: str = "stop"
+    # Rollbacks in a run; the next one stops it.
+    rollbacks: int = 3
+    # A loss, or the norm of a gradient, is a spike if it exceeds its running mean by more than so
+    # many standard deviations. 0: nothing is a spike.
+    spike: float = 0.0
+    # Steps that the running mean covers; before so many steps are done nothing is a spike.
+    spike_window: int = 100
+    # Skipped steps that are written to `anomalies` in the workdir, with batch and norms. 0: none.
+    bundles: int = 5
+
+    def __post_init__(self):
+        if self.then not in ACTIONS:
+            raise UserError(f"guard.then is {self.then!r}; it must be one of {ACTIONS}")
+        least = {"patience": 1, "rollbacks": 0, "spike_window": 2, "bundles": 0}
+        for field, number in least.items():
+            if getattr(self, field) < number:
+                raise UserError(
+                    f"guard.{field} is {getattr(self, field)}; it must be {number} or more"
+                )
+        if not 0 <= self.spike < math.inf:
+            raise UserError(f"guard.spike is {self.spike}; it must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,14 +94,21 @@ class Optimizers:
             updates = merge(updates, part)
         return updates, self._state(states)
 
-    def metrics(self, names: Sequence[str], grads: Tree, step: jax.Array) -> dict[str, jax.Array]:
-        """Norm of the gradient and learning rate of each of these groups."""
+    def metrics(self, names: Sequence[str], grads: Tree, count: jax.Array) -> dict[str, jax.Array]:
+        """Norm of the gradient and learning rate of each of these groups, after `count` updates."""
         measured = {}
         for name in names:
-            prefix = "optim" if self._labels is None else f"optim/{name}"
-            measured[f"{prefix}/grad_norm"] = optax.tree.norm(self.select(grads, [name]))
-            measured[f"{prefix}/learning_rate"] = self.groups[name].schedule(step)
+            measured[self.norm_metric(name)] = optax.tree.norm(self.select(grads, [name]))
+            rate = self._metric(name, "learning_rate")
+            measured[rate] = self.groups[name].schedule(count)
         return measured
+
+    def norm_metric(self, name: str) -> str:
+        """The metric that is the norm of a group's gradient."""
+        return self._metric(name, "grad_norm")
+
+    def _metric(self, name: str, what: str) -> str:
+        return f"optim/{what}" if self._labels is None else f"optim/{name}/{what}"
 
     def _state(self, states: dict[str, Tree]) -> Tree:
         return states if self._labels is not None else next(iter(states.values()))

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deberta_jax.training.config import ProfileConfig
+from deberta_jax.training.anomalies import Anomalies, Diverged, RollBack, listed
+from deberta_jax.training.config import GuardConfig, ProfileConfig
+from deberta_jax.training.finite import not_finite
 from deberta_jax.training.profiling import Profiler
-from deberta_jax.training.program import Intervals
+from deberta_jax.training.program import Intervals, TrainProgram
 from deberta_jax.training.recorder import Recorder
 from deberta_jax.training.session import Session
 
@@ -52,6 +54,9 @@ class Hook:
     def after_step(self, event: StepEvent) -> None:
         """A step is done."""
 
+    def rolled_back(self) -> None:
+        """The session has gone back to its newest checkpoint."""
+
     def finish(self) -> None:
         """The last step of the session is done."""
 
@@ -68,6 +73,56 @@ class Profile(Hook):
 
     def finish(self):
         self._recorder.note(self._profiler.stop(self._session.state.step))
+
+
+class Guard(Hook):
+    """Looks for skipped steps one step late; ends a run that cannot go on, or takes it back.
+
+    All processes look after the same steps at what is the same on each: they do the same.
+    """
+
+    def __init__(
+        self, config: GuardConfig, anomalies: Anomalies, session: Session, recorder: Recorder
+    ):
+        self._config, self._anomalies = config, anomalies
+        self._session, self._recorder = session, recorder
+
+    def after_step(self, event):
+        # Of the steps before: the devices are busy with the one of this event.
+        if is_due(event.step - 1, self._config.patience):
+            self._look()
+        sample = self._session.sample - self._session.batch_size
+        self._anomalies.add(event.step, sample, dict(event.metrics))
+        if event.ends or event.stopping:
+            self._look()
+
+    def rolled_back(self):
+        self._anomalies.go_back(int(self._session.guard.skipped))
+        self._recorder.go_back(self._session.step, self._session.productive)
+
+    def check_state(self) -> None:
+        """Called before a state is saved: one that is not finite never is."""
+        if names := not_finite(self._session.state):
+            self._give_up(
+                f"the state after step {self._session.step} is not finite, in {listed(names)}"
+            )
+
+    def _look(self) -> None:
+        if reason := self._anomalies.look():
+            self._give_up(reason)
+
+    def _give_up(self, reason: str) -> None:
+        session, limit = self._session, self._config.rollbacks
+        newest = session.checkpoints.latest()
+        if self._config.then == "rollback" and newest is not None and session.rollbacks < limit:
+            raise RollBack(f"{reason}: back to step {newest}, without the batches read since")
+        self._recorder.report()
+        raise Diverged(
+            f"{reason}: nothing was saved since "
+            + (f"the checkpoint of step {newest}" if newest is not None else "the beginning")
+            + (f", after {session.rollbacks} rollbacks" if session.rollbacks else "")
+            + "; lower optimizer.learning_rate, or leave the batches out with guard.then=rollback"
+        )
 
 
 class Record(Hook):
@@ -88,7 +143,10 @@ class Record(Hook):
 
 
 class Evaluate(Hook):
-    """Measures on held-out data, keeps the best checkpoint, stops early."""
+    """Measures on held-out data, keeps the best checkpoint, stops early.
+
+    A metric that is not finite is never the best, and ends no run: the parameters are finite.
+    """
 
     def __init__(self, measure: Measure, every: int, session: Session, recorder: Recorder):
         self._measure, self._every = measure, every
@@ -110,8 +168,9 @@ class Evaluate(Hook):
 class Checkpoint(Hook):
     """Saves; last, for what a checkpoint holds has always been reported."""
 
-    def __init__(self, every: int, session: Session, recorder: Recorder):
+    def __init__(self, every: int, session: Session, recorder: Recorder, check: Callable[[], None]):
         self._every, self._session, self._recorder = every, session, recorder
+        self._check = check
 
     def after_step(self, event):
         wanted = event.ends or event.stopping or event.improved
@@ -119,6 +178,7 @@ class Checkpoint(Hook):
             return
         self._recorder.report()
         with self._recorder.throughput.waiting("checkpoint"):
+            self._check()
             self._session.save(self._recorder.throughput.productive)
 
     def finish(self):
@@ -131,17 +191,20 @@ def is_due(step: int, every: int) -> bool:
 
 
 def default_hooks(
+    program: TrainProgram,
     session: Session,
     recorder: Recorder,
-    every: Intervals,
+    anomalies: Anomalies,
     measure: Measure,
     profile: ProfileConfig,
-    workdir: Path,
 ) -> list[Hook]:
     """Those of every run, in their order."""
+    every = program.every
+    guard = Guard(program.guard.config, anomalies, session, recorder)
     return [
-        Profile(profile, workdir, session, recorder),
+        Profile(profile, recorder.workdir, session, recorder),
+        guard,
         Record(recorder, every),
         Evaluate(measure, every.eval, session, recorder),
-        Checkpoint(every.checkpoint, session, recorder),
+        Checkpoint(every.checkpoint, session, recorder, guard.check_state),
     ]

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from deberta_jax.parallel import sharding
 from deberta_jax.training import summary
+from deberta_jax.training.anomalies import Anomalies, RollBack, check_finite
 from deberta_jax.training.config import ProfileConfig, TrainConfig
 from deberta_jax.training.hooks import Hook, Measure, StepEvent, default_hooks
 from deberta_jax.training.metrics import last_held_out
@@ -53,8 +55,12 @@ def train(
     with Session(program, config, seed, workdir, initial_params) as session:
         if session.complete:
             return _already_complete(workdir, session.step)
+        check_finite(session.state, session.source)
         with Recorder(program, session, workdir, flops_per_token) as recorder:
-            hooks = default_hooks(session, recorder, program.every, measure, profile, workdir)
+            anomalies = Anomalies(
+                program.guard, train_batches, recorder, skipped=int(session.guard.skipped)
+            )
+            hooks = default_hooks(program, session, recorder, anomalies, measure, profile)
             batches = train_batches(session.sample)
             return _run(program, session, recorder, hooks, batches, np.uint32(seed))
 
@@ -70,25 +76,22 @@ def _run(
     if session.restored:
         done = f"step {session.step} of {session.total_steps}"
         recorder.note(f"going on after {done} in {recorder.workdir}")
-    throughput, preempted = recorder.throughput, session.checkpoints.reached_preemption
+    preempted = session.checkpoints.reached_preemption
     with sharding.on(program.mesh), stop_requests(preempted) as stop_requested:
         while True:
-            for hook in hooks:
-                hook.before_step(session.step)
-            with throughput.waiting("input"):
-                batch = sharding.to_devices(next(batches), program.mesh)
-            shapes = tuple(rows.shape for rows in batch.values())
-            trace = jax.profiler.StepTraceAnnotation("train", step_num=session.step)
-            with throughput.dispatching(shapes), trace:
-                state, metrics = program.train_step(session.state, batch, seed)
-            for hook in hooks:
-                hook.dispatched(session.step)
-            session.advance(state)
+            metrics = _step(program, session, recorder, hooks, batches, seed)
             ends = session.step == session.total_steps
             stopping = not ends and stop_requested(session.step)
             event = StepEvent(session.step, metrics, ends, stopping)
-            for hook in hooks:
-                hook.after_step(event)
+            try:
+                for hook in hooks:
+                    hook.after_step(event)
+            except RollBack as reason:
+                recorder.note(str(reason))
+                session.roll_back()
+                for hook in hooks:
+                    hook.rolled_back()
+                continue
             if event.ends or event.stopping:
                 break
     for hook in hooks:
@@ -99,6 +102,29 @@ def _run(
     if not event.ends:
         recorder.note(f"stopped after step {session.step}; the same command goes on from there")
     return event.held_out if event.ends else None
+
+
+def _step(
+    program: TrainProgram,
+    session: Session,
+    recorder: Recorder,
+    hooks: Sequence[Hook],
+    batches: Iterator[dict[str, np.ndarray]],
+    seed: np.uint32,
+) -> dict[str, Any]:
+    """Hands a step to the devices; returns its metrics, which are not awaited."""
+    for hook in hooks:
+        hook.before_step(session.step)
+    with recorder.throughput.waiting("input"):
+        batch = sharding.to_devices(next(batches), program.mesh)
+    shapes = tuple(rows.shape for rows in batch.values())
+    trace = jax.profiler.StepTraceAnnotation("train", step_num=session.step)
+    with recorder.throughput.dispatching(shapes), trace:
+        state, metrics = program.train_step(session.state, batch, seed, session.guard)
+    for hook in hooks:
+        hook.dispatched(session.step)
+    session.advance(state, metrics["guard"])
+    return metrics
 
 
 def _already_complete(workdir: Path, step: int) -> dict[str, float]:

@@ -1,25 +1,31 @@
 """What a run leaves to read: metrics.jsonl and TensorBoard events."""
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from deberta_jax import storage
 from deberta_jax.training.events import summary_writer
+
+# Line numbers that a message lists.
+_NAMED = 5
 
 
 class MetricWriter:
     """Appends to `metrics.jsonl` and to TensorBoard events; one process of a run has one.
 
-    A resumed run first drops what an interrupted session wrote after its last checkpoint, so that
-    every step stands in the file once.
+    A resumed run first cuts what an interrupted session wrote after its last checkpoint, so that
+    every step stands in the file once. What it keeps, it does not write again.
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        self._path = workdir / "metrics.jsonl"
-        kept = [line for line in _lines(self._path) if line["step"] <= first_step]
-        storage.write(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self._path.open("a", buffering=1)
+        path = workdir / "metrics.jsonl"
+        with storage.one_line(path):
+            _cut(path, first_step)
+            self._file = path.open("a", buffering=1)
         self._events = summary_writer(workdir / "tensorboard", purge_step=first_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -33,8 +39,23 @@ class MetricWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """The lines of `metrics.jsonl`, oldest first."""
-    return list(_lines(workdir / "metrics.jsonl"))
+    """The lines of `metrics.jsonl`, oldest first.
+
+    Damaged lines are left out, which standard error says. A last line that was cut short is not
+    mentioned: a killed process was writing it.
+    """
+    path = workdir / "metrics.jsonl"
+    lines = _lines(path)
+    damaged = [
+        str(number)
+        for number, line in enumerate(lines, 1)
+        if line.values is None and line.raw.endswith(b"\n")
+    ]
+    if damaged:
+        more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+        where = ", ".join(damaged[:_NAMED])
+        print(f"warning: {path}: left out, damaged: line {where}{more}", file=sys.stderr)
+    return [line.values for line in lines if line.values is not None]
 
 
 def last_held_out(workdir: Path) -> dict[str, float]:
@@ -44,11 +65,57 @@ def last_held_out(workdir: Path) -> dict[str, float]:
     return {name: value for name, value in last.items() if name.startswith("eval/")}
 
 
-def _lines(path: Path) -> Iterator[dict]:
+class _Line(NamedTuple):
+    """A line of the file, and what it holds: None where it is damaged."""
+
+    raw: bytes
+    values: dict | None
+
+
+def _lines(path: Path) -> list[_Line]:
     if not path.exists():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:  # the line that a killed process was writing
-            return
+        return []
+    with storage.one_line(path):
+        raw = storage.retried(path.read_bytes)
+    return [_Line(line, _parsed(line)) for line in _split(raw)]
+
+
+def _split(raw: bytes) -> Iterator[bytes]:
+    """The lines, each with its end; `splitlines` would also split at other characters."""
+    *whole, rest = raw.split(b"\n")
+    yield from (line + b"\n" for line in whole)
+    if rest:
+        yield rest
+
+
+def _parsed(raw: bytes) -> dict | None:
+    try:
+        values = json.loads(raw)
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, a number too long, nested too deep
+        return None
+    if not isinstance(values, dict) or type(values.get("step")) is not int:
+        return None
+    are_numbers = all(type(value) in (int, float) for value in values.values())
+    return values if are_numbers else None
+
+
+def _cut(path: Path, last_step: int) -> None:
+    """Cuts the lines of steps after `last_step` off, and a line that was cut short.
+
+    Lines before the cut stay byte by byte, damaged ones too.
+    """
+    lines = _lines(path)
+    kept = [
+        number
+        for number, line in enumerate(lines)
+        if line.values is not None and line.values["step"] <= last_step
+    ]
+    before = lines[: kept[-1] + 1] if kept else []
+    stays = [line.raw for line in before if not line.values or line.values["step"] <= last_step]
+    if len(stays) < len(before):  # out of order, as no run writes them
+        storage.write(path, b"".join(stays))
+    elif path.exists():
+        os.truncate(path, sum(len(line.raw) for line in before))
+    if before and not before[-1].raw.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")

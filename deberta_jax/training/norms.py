@@ -16,21 +16,22 @@ from deberta_jax.training.step import StepHook, StepOutcome
 def norms_hook(every: int) -> StepHook:
     """Adds "norms", {kind: [parts]}: of the weights before the step, the gradient, the update.
 
-    They are measured at every so many steps, and zeros at the others.
+    They are measured at every so many steps and at steps that the guard skips; at others they are
+    zeros. With 0 they are measured at skipped steps alone, whose update is none.
     """
 
     def hook(outcome: StepOutcome) -> tuple[TrainState, dict[str, Any]]:
-        trees = {
-            "weight": outcome.before.params,
-            "gradient": outcome.grads,
-            "update": outcome.updates,
-        }
+        trees = {"weight": outcome.before.params, "gradient": outcome.grads}
+        if every:
+            trees["update"] = outcome.updates
 
         def measure():
             return {kind: part_norms(tree) for kind, tree in trees.items()}
 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
-        is_due = outcome.after.step % every == 0
+        is_due = outcome.skipped
+        if every:
+            is_due |= outcome.after.step % every == 0
         return outcome.after, {"norms": jax.lax.cond(is_due, measure, lambda: zeros)}
 
     return hook

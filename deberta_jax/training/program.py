@@ -10,6 +10,7 @@ from deberta_jax.parallel import sharding, xla_options
 from deberta_jax.parallel.mesh import make_mesh
 from deberta_jax.training.evaluation import make_evaluation
 from deberta_jax.training.groups import make_optimizers
+from deberta_jax.training.guard import Guard
 from deberta_jax.training.norms import norms_hook
 from deberta_jax.training.state import TrainState, abstract_state
 from deberta_jax.training.step import make_train_step
@@ -35,8 +36,9 @@ class TrainProgram(NamedTuple):
         every: how often metrics are reported, held-out data measured, checkpoints written.
         abstract: shapes, types and shardings of the training state.
         initialize: `(rng, params or None) -> state`, made in shards; params replace random ones.
-        train_step: `(state, batch, seed) -> (state, metrics)`, jitted, the state donated; the seed
-            is uint32 [].
+        guard: which steps count.
+        train_step: `(state, batch, seed, guard state) -> (state, metrics)`, jitted, the state
+            donated; the seed is uint32 [], the guard's state begins with `guard.initial()`.
         evaluate: `(params, batches) -> {"eval/" + metric: value}`.
     """
 
@@ -45,6 +47,7 @@ class TrainProgram(NamedTuple):
     every: Intervals
     abstract: Any
     initialize: Callable[..., TrainState]
+    guard: Guard
     train_step: Any
     evaluate: Callable[..., dict[str, float]]
 
@@ -58,7 +61,8 @@ def make_program(
     """Raises `UserError` for whatever in the config cannot be run on these devices.
 
     Args:
-        config: a `deberta_jax.schema.Config`; read are `train`, `optimizer` and `mesh`.
+        config: a `deberta_jax.schema.Config`; read are `train`, `optimizer`, `guard` and
+            `mesh`.
         objective: what is learned (`objectives.Objective`).
         units: the run's units of time, its total steps included.
         devices: what to run on, or to compile for; by default all that JAX has.
@@ -75,14 +79,18 @@ def make_program(
     optimizers = make_optimizers(config.optimizer, objective, units)
     abstract, initialize = abstract_state(objective, optimizers, mesh)
     layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    hooks = [norms_hook(every.norms)] if every.norms else []
-    step = make_train_step(objective, optimizers, settings.microbatches, hooks)
+    norms = [optimizers.norm_metric(name) for name in optimizers.groups]
+    guard = Guard(config.guard, ["train/loss", *norms])
+    step = make_train_step(
+        objective, optimizers, settings.microbatches, [norms_hook(every.norms)], guard
+    )
+    whole = sharding.replicated(mesh)
     train_step = jax.jit(
         step,
-        in_shardings=(layouts, sharding.batch_sharding(mesh), sharding.replicated(mesh)),
-        out_shardings=(layouts, sharding.replicated(mesh)),
+        in_shardings=(layouts, sharding.batch_sharding(mesh), whole, whole),
+        out_shardings=(layouts, whole),
         donate_argnums=0,
         compiler_options=xla_options.options(mesh),
     )
     evaluate = make_evaluation(objective, layouts.params, mesh)
-    return TrainProgram(mesh, units, every, abstract, initialize, train_step, evaluate)
+    return TrainProgram(mesh, units, every, abstract, initialize, guard, train_step, evaluate)

@@ -1,6 +1,5 @@
 """What a person sees while a run goes on: metrics fetched late, a progress line, an ETA."""
 
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from deberta_jax.errors import UserError
 from deberta_jax.training.hardware import peak_flops
 from deberta_jax.training.metrics import MetricWriter
 from deberta_jax.training.norms import part_names
@@ -51,7 +49,7 @@ class Recorder:
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Keeps one step's metrics; nothing is fetched yet."""
         self._step = step
-        self._pending.append(metrics)
+        self._pending.append({k: v for k, v in metrics.items() if k != "guard"})
         self.throughput.count_step(lambda: jax.block_until_ready(metrics))
 
     def add_norms(self, step: int, norms: dict[str, jax.Array]) -> None:
@@ -61,29 +59,44 @@ class Recorder:
     def report(self) -> None:
         """Writes the means of the steps since the last report, and moves the progress line.
 
-        Raises:
-            UserError: the loss is no longer finite.
+        Steps that the guard skipped are no part of the means; they are counted.
         """
         if not self._pending:
             return
         fetched = jax.device_get(self._pending)
-        metrics = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
-        metrics |= {n: float(x) for n, x in fetched[-1].items() if n.endswith("/learning_rate")}
+        counted = [step for step in fetched if not step.get("skipped", False)]
+        names = [name for name in fetched[0] if name != "skipped"] if counted else []
+        metrics = {name: float(np.mean([step[name] for step in counted])) for name in names}
+        metrics |= {n: float(counted[-1][n]) for n in names if n.endswith("/learning_rate")}
+        if skipped := len(fetched) - len(counted):
+            metrics["guard/skipped"] = float(skipped)
         metrics |= self.throughput.report()
+        first = self._step - len(fetched) + 1
         for step, norms in jax.device_get(self._pending_norms):
+            if fetched[step - first].get("skipped", False):
+                continue  # they are in the step's folder of `anomalies`
             if step == self._step:
-                metrics |= self._named(norms)
+                metrics |= self.named(norms)
             else:
-                self._write(step, self._named(norms))
+                self._write(step, self.named(norms))
         self._pending, self._pending_norms = [], []
         self._write(self._step, metrics)
-        if not math.isfinite(metrics["train/loss"]):
-            raise UserError(
-                f"the loss is {metrics['train/loss']} at step {self._step}: lower "
-                "optimizer.learning_rate and run again; it goes on from the last checkpoint"
-            )
         if self._main:
             self._show(progress_line(self._step, self._total_steps, metrics))
+
+    def go_back(self, step: int, productive: float) -> None:
+        """The run has gone back to `step`: what was written of later ones goes.
+
+        Args:
+            step: steps done.
+            productive: seconds of steps that the run still has.
+        """
+        self._pending, self._pending_norms, self._step = [], [], step
+        self.throughput.report()
+        self.throughput.productive = productive
+        if self._writer:
+            self._writer.close()
+            self._writer = MetricWriter(self.workdir, step)
 
     def held_out(self, step: int, metrics: dict[str, float]) -> None:
         """Writes and prints a held-out evaluation."""
@@ -108,7 +121,7 @@ class Recorder:
     def __exit__(self, *_):
         self.close()
 
-    def _named(self, norms: Any) -> dict[str, float]:
+    def named(self, norms: Any) -> dict[str, float]:
         """{"norms/weight/encoder/last_layer": value, ...}."""
         return {
             f"norms/{kind}/{part}": float(value)
@@ -130,10 +143,11 @@ class Recorder:
 
 def progress_line(step: int, total: int, metrics: dict[str, float]) -> str:
     """Step, loss, accuracies, speed and the time that is left."""
-    parts = [
-        f"step {step:>{len(str(total))}}/{total} {100 * step / total:5.1f}%",
-        f"loss {metrics['train/loss']:.4f}",
-    ]
+    parts = [f"step {step:>{len(str(total))}}/{total} {100 * step / total:5.1f}%"]
+    if "train/loss" in metrics:
+        parts.append(f"loss {metrics['train/loss']:.4f}")
+    if "guard/skipped" in metrics:
+        parts.append(f"{metrics['guard/skipped']:.0f} skipped")
     parts += [
         f"{name.removeprefix('train/')} {value:.3f}"
         for name, value in metrics.items()

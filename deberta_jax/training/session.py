@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from deberta_jax.errors import UserError
 from deberta_jax.training.best import Best
 from deberta_jax.training.checkpoints import Checkpoints, Restored
 from deberta_jax.training.config import TrainConfig
+from deberta_jax.training.guard import GuardState, from_json, to_json
 from deberta_jax.training.program import TrainProgram
 from deberta_jax.training.state import TrainState
 
@@ -24,6 +26,8 @@ class Session:
 
     Attributes:
         state: the training state; the loop replaces it.
+        guard: what the guard knows of the steps so far; likewise.
+        rollbacks: how often the run has gone back to a checkpoint.
         step: steps done.
         first_step: steps done when this session began.
         sample: samples read, which is the input's whole position.
@@ -34,6 +38,7 @@ class Session:
     """
 
     state: TrainState
+    guard: GuardState
 
     def __init__(
         self,
@@ -57,6 +62,8 @@ class Session:
         self.total_steps = program.units.total_steps
         self._config, self._seed, self._workdir = config, seed, workdir
         self._tokens_per_step = program.units.tokens_per_step
+        self._abstract = program.abstract
+        self.guard, self.rollbacks = program.guard.initial(), 0
         self.best = Best(config.best_metric, config.patience)
         self.checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         try:
@@ -92,19 +99,46 @@ class Session:
         # Checkpoints of version 0.1 count steps alone.
         self.sample = position.get("next_sample", self.step * position["batch_size"])
         self.best.restore(clock.get("best"))
+        # Checkpoints of version 0.2 know nothing of a guard.
+        self.guard = from_json(clock.get("guard"), self.guard)
+        self.rollbacks = max(self.rollbacks, clock.get("rollbacks", 0))
         self.begun, self.productive = clock["begun"], clock["productive"]
         self._started = time.monotonic() - clock["seconds"]
+
+    @property
+    def source(self) -> str:
+        """Where the state came from, for messages."""
+        if self.restored:
+            return f"the checkpoint of step {self.first_step} in {self._workdir}"
+        return f"train.init={self._config.init}" if self._config.init else "the initial state"
 
     @property
     def complete(self) -> bool:
         """Whether there is nothing left to do."""
         return self.restored and (self.best.exhausted or self.step >= self.total_steps)
 
-    def advance(self, state: TrainState) -> None:
+    @property
+    def batch_size(self) -> int:
+        """Samples of a step."""
+        return self._config.batch_size
+
+    def advance(self, state: TrainState, guard: GuardState) -> None:
         """A step is done."""
-        self.state = state
+        self.state, self.guard = state, guard
         self.step += 1
         self.sample += self._config.batch_size
+
+    def roll_back(self) -> None:
+        """Goes back to the newest checkpoint; the input goes on where it is."""
+        sample, started, first_step = self.sample, self._started, self.first_step
+        self.checkpoints.wait()
+        del self.state  # the devices need not hold two
+        restored = self.checkpoints.restore(self._abstract)
+        assert restored is not None
+        self._resume(restored)
+        self.sample, self._started, self.first_step = sample, started, first_step
+        self.rollbacks += 1
+        self.guard = self.guard._replace(in_a_row=np.int32(0))
 
     def save(self, productive: float) -> None:
         """Starts writing a checkpoint; returns once the state is copied off the devices."""
@@ -120,6 +154,8 @@ class Session:
             "productive": productive,
             "begun": self.begun,
             "best": self.best.state,
+            "guard": to_json(self.guard),
+            "rollbacks": self.rollbacks,
         }
         self.checkpoints.save(self.step, self.state, position, clock)
 

@@ -30,11 +30,15 @@ class Throughput:
             tokens_per_step: tokens in a global batch.
             flops_per_token: model FLOPs of one of them, forward and backward.
             peak_flops: FLOP/s of all devices together, which the MFU is a share of; None: no MFU.
-            begun: Unix time when the run's first session began.
+            begun: Unix time when the run's first session began. A clock that has been set since
+                makes the goodput no more than 1.
             productive: as it was when this session began.
         """
         self._tokens_per_step, self._flops_per_token = tokens_per_step, flops_per_token
-        self._peak_flops, self._begun, self.productive = peak_flops, begun, productive
+        self._peak_flops, self.productive = peak_flops, productive
+        # Wall-clock time counts between sessions alone; within this one, monotonic time.
+        self._seconds_before = max(time.time() - begun, productive, 0.0)
+        self._began = time.perf_counter()
         self._since: float | None = None
         self._steps, self._compiled = 0, set[tuple]()
         self._waits = dict.fromkeys(WAITS, 0.0)
@@ -86,7 +90,8 @@ class Throughput:
                 metrics["perf/mfu"] = speed * self._flops_per_token / self._peak_flops
         metrics["perf/eval_seconds"] = waits["eval"]
         metrics["perf/checkpoint_seconds"] = waits["checkpoint"]
-        metrics["perf/goodput"] = self.productive / max(1e-9, time.time() - self._begun)
+        seconds = self._seconds_before + time.perf_counter() - self._began
+        metrics["perf/goodput"] = self.productive / max(1e-9, seconds)
         self._since, self._steps = time.perf_counter(), 0
         self._waits = dict.fromkeys(WAITS, 0.0)
         return metrics

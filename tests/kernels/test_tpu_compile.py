@@ -135,7 +135,8 @@ def sharded_step(topology, data, tensor):
     inputs |= dict.fromkeys(("masked_positions", "masked_labels"), masked)
     inputs["masked_weights"] = abstract(predictions, jnp.float32)
     with sharding.on(program.mesh):
-        lowered = program.train_step.lower(program.abstract, inputs, np.uint32(0))
+        arguments = program.abstract, inputs, np.uint32(0), program.guard.initial()
+        lowered = program.train_step.lower(*arguments)
 
     def facts():
         found = {name: [] for name in ("custom-call", *SCATTERED)}

@@ -14,56 +14,9 @@ from deberta_jax.training.groups import GroupOptimizer, Optimizers, make_optimiz
 from deberta_jax.training.state import TrainState
 from deberta_jax.training.step import make_train_step
 from deberta_jax.training.step_units import StepUnits
-from deberta_jax.training.trainable import Stage
+from tests.training.toys import TwoLines, data
 
 UNITS = StepUnits(100.0, 10.0, 20)
-
-
-class TwoLines:
-    """Two regressions, one after another: the second learns what the updated first one makes."""
-
-    groups = ("first", "second")
-
-    def init(self, rng):
-        values = jax.random.normal(rng, (2, 3))
-        return {name: {"slope": x} for name, x in zip(self.groups, values, strict=True)}
-
-    def depths(self, params):
-        return jax.tree.map(lambda _: 1, params)
-
-    def parameter_groups(self, params):
-        return {name: jax.tree.map(lambda _, name=name: name, params[name]) for name in params}
-
-    def optimizer_config(self, group, config):
-        rate = config.learning_rate * (1 if group == "first" else 10)
-        return dataclasses.replace(config, learning_rate=rate)
-
-    def weights(self, batch):
-        return {"rows": jnp.float32(len(batch["x"]))}
-
-    def summarize(self, sums, weights):
-        return {name: total / weights["rows"] for name, total in sums.items()}
-
-    def stages(self):
-        def first(params, batch, weights, rng):
-            outputs = batch["x"] @ params["first"]["slope"]
-            loss = jnp.sum((outputs - batch["y"]) ** 2)
-            noise = jax.random.normal(rng, ())
-            return loss / weights["rows"], ({"loss": loss, "noise": noise}, {"outputs": outputs})
-
-        def second(params, batch, weights, rng):
-            now = batch["x"] @ params["first"]["slope"]
-            outputs = batch["x"] @ params["second"]["slope"]
-            loss = jnp.sum((outputs - now - batch["outputs"]) ** 2)
-            noise = jax.random.normal(rng, ())
-            return loss / weights["rows"], ({"second": loss, "noise_2": noise}, {})
-
-        return Stage(("first",), first), Stage(("second",), second)
-
-
-def data(seed):
-    rng = np.random.default_rng(seed)
-    return {"x": rng.normal(size=(8, 3)).astype("f"), "y": rng.normal(size=8).astype("f")}
 
 
 def started(config, seed):

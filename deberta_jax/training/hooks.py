@@ -6,8 +6,9 @@ it needs, and a line in `default_hooks`.
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+import jax
 
 from deberta_jax.training.anomalies import Anomalies, Diverged, RollBack, listed
 from deberta_jax.training.config import GuardConfig, ProfileConfig
@@ -64,8 +65,8 @@ class Hook:
 class Profile(Hook):
     """Traces some steps."""
 
-    def __init__(self, config: ProfileConfig, workdir: Path, session: Session, recorder: Recorder):
-        self._profiler = Profiler(config.bounds(), workdir)
+    def __init__(self, config: ProfileConfig, session: Session, recorder: Recorder):
+        self._profiler = Profiler(config.bounds(), recorder.workdir)
         self._session, self._recorder = session, recorder
 
     def before_step(self, step):
@@ -166,20 +167,31 @@ class Evaluate(Hook):
 
 
 class Checkpoint(Hook):
-    """Saves; last, for what a checkpoint holds has always been reported."""
+    """Saves; last, for what a checkpoint holds has always been reported.
+
+    While steps are skipped a checkpoint that is due waits for the next step that counts: what a
+    rollback goes back to is older than the fault.
+    """
 
     def __init__(self, every: int, session: Session, recorder: Recorder, check: Callable[[], None]):
         self._every, self._session, self._recorder = every, session, recorder
-        self._check = check
+        self._check, self._waiting = check, False
 
     def after_step(self, event):
         wanted = event.ends or event.stopping or event.improved
-        if not (wanted or is_due(event.step, self._every)):
+        due = self._waiting or is_due(event.step, self._every)
+        if not (wanted or due):
             return
         self._recorder.report()
+        self._waiting = not wanted and int(jax.device_get(self._session.guard.in_a_row)) > 0
+        if self._waiting:
+            return
         with self._recorder.throughput.waiting("checkpoint"):
             self._check()
             self._session.save(self._recorder.throughput.productive)
+
+    def rolled_back(self):
+        self._waiting = False
 
     def finish(self):
         self._session.checkpoints.wait()
@@ -202,7 +214,7 @@ def default_hooks(
     every = program.every
     guard = Guard(program.guard.config, anomalies, session, recorder)
     return [
-        Profile(profile, recorder.workdir, session, recorder),
+        Profile(profile, session, recorder),
         guard,
         Record(recorder, every),
         Evaluate(measure, every.eval, session, recorder),

@@ -71,6 +71,58 @@ def test_the_line_that_a_killed_run_was_writing_is_dropped(share, tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
 
 
+DAMAGE = {
+    "cut": b'{"step": 2, "train/lo\n',
+    "no JSON": b"step 2\n",
+    "no UTF-8": b'{"step": 2, "\xff": 1}\n',
+    "a list": b"[2]\n",
+    "a number": b"2\n",
+    "no step": b'{"train/loss": 1.0}\n',
+    "a step of text": b'{"step": "2"}\n',
+    "a step that is true": b'{"step": true}\n',
+    "a value of text": b'{"step": 2, "train/loss": "1.0"}\n',
+    "a value that is null": b'{"step": 2, "train/loss": null}\n',
+    "deep": b'{"step": 2, "a": ' + b"[" * 100_000 + b"\n",
+    "a huge number": b'{"step": ' + b"9" * 5000 + b"}\n",
+    "an empty line": b"\n",
+    "zeros": b"\0" * 100 + b"\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_line_is_left_out_alone_and_said(damage, tmp_path, capsys):
+    """A run that goes on keeps the file up to its step byte by byte, the damaged line too."""
+    write(tmp_path, 0, [1, 2, 3, 4, 5])
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([whole[0], damage, *whole[2:]]))
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3, 4, 5]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == f"warning: {path}: left out, damaged: line 2"
+    write(tmp_path, 4, [5])
+    written = path.read_bytes()
+    assert written.startswith(b"".join([whole[0], damage, *whole[2:4]]))
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3, 4, 5]
+
+
+def test_lines_out_of_order_are_cut_alone(tmp_path):
+    write(tmp_path, 0, [1, 2, 3])
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    changed = whole[1].replace(b'"step": 2', b'"step": 700')
+    path.write_bytes(b"".join([whole[0], changed, b"damaged\n", whole[2]]))
+    write(tmp_path, 3, [])
+    assert path.read_bytes() == b"".join([whole[0], b"damaged\n", whole[2]])
+
+
+def test_a_line_without_its_end_gets_it(tmp_path):
+    write(tmp_path, 0, [1, 2])
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    write(tmp_path, 2, [3])
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
 def test_tensorboard_gets_every_scalar(tmp_path):
     write(tmp_path, 0, [1, 2])
     assert list(events(tmp_path)) == [

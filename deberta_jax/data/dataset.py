@@ -1,6 +1,7 @@
 """Prepared data, as `preparation` made it: read at random."""
 
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import numpy as np
 
 from deberta_jax.data.config import DataConfig
 from deberta_jax.data.metadata import Metadata, read_metadata
-from deberta_jax.data.packed_text import open_records
-from deberta_jax.data.tokenizer import MODEL_FILE, Tokenizer
+from deberta_jax.data.packed_text import TRAIN, open_records
+from deberta_jax.data.tokenizer import FIRST_ORDINARY_ID, MODEL_FILE, Tokenizer
 from deberta_jax.errors import UserError
 
 TOKENIZER_DIR = "tokenizer"
@@ -65,11 +66,32 @@ def load(directory: str | os.PathLike) -> PreparedData:
     path = os.path.join(directory, COUNTS_FILE)
     try:
         unigram_counts_V = np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # NumPy raises many kinds for a damaged header
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read: {reason}") from error
     if unigram_counts_V.shape != (tokenizer.vocab_size,):
         raise UserError(f"{path} does not fit the tokenizer; prepare again with --overwrite")
+    _check_counts(unigram_counts_V, metadata, path)
     return PreparedData(directory, metadata, tokenizer, unigram_counts_V)
+
+
+def _check_counts(counts_V: np.ndarray, metadata: Metadata, path: str) -> None:
+    """Raises `UserError` unless these can be the counts of the train split's ordinary tokens."""
+    tokens = metadata.splits[TRAIN].tokens
+    if counts_V.dtype != np.int64:
+        problem = f"its numbers are {counts_V.dtype}, not int64"
+    elif metadata.unigram_counts_sha256 not in ("", counts_digest(counts_V)):
+        problem = "its digest is another than that in the metadata"
+    elif counts_V.min() < 0 or counts_V[:FIRST_ORDINARY_ID].any() or counts_V.sum() > tokens:
+        problem = f"it holds no counts of {tokens:,} tokens"
+    else:
+        return
+    raise UserError(f"{path} is damaged: {problem}; prepare the data again with --overwrite")
+
+
+def counts_digest(counts_V: np.ndarray) -> str:
+    """SHA-256 of the counts, whatever file they lie in."""
+    return hashlib.sha256(np.ascontiguousarray(counts_V, "<i8").tobytes()).hexdigest()
 
 
 def model_path(directory: str) -> str:

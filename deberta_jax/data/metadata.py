@@ -44,6 +44,8 @@ class Metadata:
     # By field of the config, "corpus" and "validation_corpus": what was read, {"files": their
     # number, "bytes": their size as they lie on the disk, "sha256": of their text}.
     texts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    # Digest of the token frequencies that lie beside this file; "" in files of older programs.
+    unigram_counts_sha256: str = ""
     format: int = FORMAT
 
     @property

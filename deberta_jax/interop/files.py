@@ -25,6 +25,8 @@ _INDEX = "model.safetensors.index.json"
 _SHARDS = "model-?????-of-?????.safetensors"
 # The first of these that is there is read.
 _NAMES = (_SINGLE, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+# Names that a message lists.
+_NAMED = 3
 # Pre-training by replaced token detection leaves two models; neither is taken for the other.
 _HALVES = ("pytorch_model.discriminator.bin", "pytorch_model.generator.bin")
 
@@ -74,6 +76,15 @@ def read_tensors(directory: Path) -> dict[str, np.ndarray]:
 def holds_weights(directory: Path) -> bool:
     """Whether `read_tensors` has a file to read there."""
     return any((directory / name).is_file() for name in _NAMES)
+
+
+def check_finite(tensors: Mapping[str, np.ndarray], source: str) -> None:
+    """Raises `UserError` where a tensor holds a NaN or an infinity: no model is made of it."""
+    bad = [name for name, tensor in tensors.items() if not np.all(np.isfinite(tensor))]
+    if bad:
+        more = f" and {len(bad) - _NAMED} more tensors" if len(bad) > _NAMED else ""
+        names = ", ".join(bad[:_NAMED])
+        raise UserError(f"{source} holds values that are not finite, in {names}{more}")
 
 
 def write_tensors(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deberta_jax.interop import orbax_params
 from deberta_jax.interop.config_json import write_config
-from deberta_jax.interop.files import write_tensors
+from deberta_jax.interop.files import check_finite, write_tensors
 from deberta_jax.interop.names import task_of_tensors
 from deberta_jax.interop.released import Released
 from deberta_jax.interop.torch_file import write_torch
@@ -13,6 +13,7 @@ from deberta_jax.interop.torch_file import write_torch
 
 def write_transformers(checkpoint: Released, directory: Path) -> None:
     """`model.safetensors` and `config.json`, as `transformers` saves them."""
+    check_finite(checkpoint.tensors, "the checkpoint")
     write_tensors(checkpoint.tensors, directory)
     _write_config(checkpoint, directory)
 
@@ -24,6 +25,7 @@ def write_microsoft(
     config: str = "config.json",
 ) -> None:
     """`pytorch_model.bin` under the released names, and a config in the original's spelling."""
+    check_finite(checkpoint.tensors, "the checkpoint")
     write_torch(checkpoint.tensors, directory / weights)
     terms = "|".join(checkpoint.config.pos_att_type)
     _write_config(checkpoint, directory, file=config, pos_att_type=terms)
@@ -31,6 +33,7 @@ def write_microsoft(
 
 def write_orbax(checkpoint: Released, directory: Path) -> None:
     """The tensors as an Orbax checkpoint, and `config.json`."""
+    check_finite(checkpoint.tensors, "the checkpoint")
     orbax_params.write(checkpoint.tensors, directory)
     _write_config(checkpoint, directory)
 

@@ -13,7 +13,7 @@ from absl import logging
 
 from deberta_jax.errors import UserError
 from deberta_jax.interop.config_json import CLASSIFIERS, label_fields, write_config
-from deberta_jax.interop.files import write_tensors
+from deberta_jax.interop.files import check_finite, write_tensors
 from deberta_jax.interop.names import HEAD_NAMES, LM_PREFIX, POSITION_TABLE, RTD_PREFIX, entries
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
@@ -47,8 +47,9 @@ def build(
         seed: of the initialisation of what is new.
 
     Raises:
-        UserError: tensors are missing, extra or misshapen: all are listed, with both shapes. Or a
-            masked LM is asked of a discriminator, whose file holds the head of its generator.
+        UserError: tensors are missing, extra or misshapen: all are listed, with both shapes. Or one
+            holds a NaN or an infinity. Or a masked LM is asked of a discriminator, whose file holds
+            the head of its generator.
     """
     if task not in TASK_MODELS:
         raise UserError(f"task is {task!r}; it must be one of {', '.join(map(str, TASK_MODELS))}")
@@ -86,11 +87,16 @@ def write(
 
     `problem_type` tells the pipeline of `transformers` whether a sequence classifier has classes,
     labels of which a text has several, or a number.
+
+    Raises:
+        UserError: a tensor is not finite, in that type. Nothing is written.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    with np.errstate(over="ignore"):  # an infinity is named by its tensor below
+        tensors = {name: x.astype(DTYPES[dtype]) for name, x in tensors.items()}
+    check_finite(tensors, f"what would be written to {directory} as {dtype}")
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: x.astype(DTYPES[dtype]) for name, x in tensors.items()}
     write_tensors(tensors, directory, max_shard_bytes)
     labels = getattr(model, "num_labels", 2)
     spelling = {}
@@ -126,6 +132,7 @@ def from_state_dict(
     like = _shapes(model)
     flat = {path: np.zeros(leaf.shape, np.float32) for path, leaf in _by_path(like).items()}
     _check(wanted, tensors, flat, tuple(new), tuple(ignore))
+    check_finite({key: tensors[key] for key in wanted if key in tensors}, "the checkpoint")
     if any(key not in tensors for key in wanted):
         fresh = jax.jit(functools.partial(_init, model))(jax.random.key(seed))
         flat = {path: np.array(leaf) for path, leaf in _by_path(fresh).items()}

@@ -11,7 +11,7 @@ import numpy as np
 from deberta_jax import storage
 from deberta_jax.data import metadata
 from deberta_jax.data.config import DataConfig
-from deberta_jax.data.dataset import COUNTS_FILE, TOKENIZER_DIR, model_path
+from deberta_jax.data.dataset import COUNTS_FILE, TOKENIZER_DIR, counts_digest, model_path
 from deberta_jax.data.masking import derive_seed
 from deberta_jax.data.metadata import Metadata, SplitCounts
 from deberta_jax.data.packed_text import TRAIN, VALIDATION, Sequence, write_records
@@ -158,6 +158,7 @@ class _Preparation:
             empty_documents=self.report.empty_documents,
             undecodable_bytes=self.report.undecodable_bytes,
             texts=self.texts,
+            unigram_counts_sha256=counts_digest(tallies[TRAIN].counts_V),
         )
         made.write(self.directory)
         return made

@@ -20,6 +20,7 @@ from deberta_jax.parallel.mesh import MeshConfig, make_mesh
 from deberta_jax.runs import identity
 from deberta_jax.runs.directories import CONFIG, Kind, recognise
 from deberta_jax.schema import Config
+from deberta_jax.training.anomalies import check_finite
 from deberta_jax.training.checkpoints import Checkpoints
 from deberta_jax.training.state import abstract_params
 
@@ -112,7 +113,10 @@ def check_tokenizer(prepared: PreparedData, directory: Path, owner: str) -> None
 
 
 def open_run(workdir: Path) -> Run:
-    """Raises `UserError` where `workdir` holds no run or no checkpoint. Its data is not needed."""
+    """Raises `UserError` where `workdir` holds no run or no checkpoint, or one that is not finite.
+
+    Its data is not needed.
+    """
     path = workdir / CONFIG
     if not path.exists():
         raise UserError(f"{workdir} holds no run: {path} is missing; train first")
@@ -124,4 +128,5 @@ def open_run(workdir: Path) -> Run:
     with Checkpoints(workdir, read_only=True) as checkpoints:
         best = checkpoints.best()
         step, params = checkpoints.restore_params(abstract_params(objective, mesh), best)
+    check_finite(params, f"the checkpoint of step {step} in {workdir}")
     return Run(workdir, config, objective, step, params, mesh)

@@ -12,8 +12,9 @@ import pytest
 
 import deberta_jax
 from deberta_jax.errors import UserError
-from deberta_jax.interop import pretrained
+from deberta_jax.interop import layouts, pretrained
 from deberta_jax.interop.files import read_tensors, write_tensors
+from deberta_jax.interop.released import Released
 from deberta_jax.model.heads import DebertaForMaskedLM
 from tests.interop import released
 from tests.interop.released import FAMILIES, torch, transformers
@@ -221,3 +222,33 @@ def test_convert_says_what_is_wrong_in_one_line(checkpoint, tmp_path):
         done = convert(*arguments)
         (line,) = done.stderr.splitlines()
         assert done.returncode == 2 and line.startswith("error: ") and part in line
+
+
+def test_what_is_not_finite_is_neither_written_nor_loaded(seed, tmp_path):
+    value = np.random.default_rng(seed).choice([np.nan, np.inf, -np.inf])
+    config = small.variant(num_hidden_layers=1)
+    model, params = DebertaForMaskedLM(config), small.random_params(config, seed)
+    pretrained.save(tmp_path / "good", model, params)
+    word = params["embeddings"]["word_embeddings"]["embedding"]
+    params["embeddings"]["word_embeddings"]["embedding"] = np.asarray(word).copy()
+    params["embeddings"]["word_embeddings"]["embedding"][5, 3] = value
+    refused = pytest.raises(UserError, match=r"not finite, in deberta\.embeddings\.word_emb")
+    with refused:
+        pretrained.save(tmp_path / "bad", model, params)
+    assert not (tmp_path / "bad").exists()
+    tensors = pretrained.to_state_dict(model, params)
+    write_tensors(tensors, tmp_path / "good")
+    with refused:
+        deberta_jax.load_pretrained(tmp_path / "good", "masked_lm")
+    for write in (layouts.write_transformers, layouts.write_microsoft, layouts.write_orbax):
+        with refused:
+            write(Released(config, tensors), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["good"]
+
+
+def test_what_is_not_finite_as_float16_is_not_written(seed, tmp_path):
+    config = small.variant(num_hidden_layers=1)
+    params = small.random_params(config, seed)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) * np.float32(1e6), params)
+    with pytest.raises(UserError, match="as float16 holds values that are not finite"):
+        pretrained.save(tmp_path / "bad", DebertaForMaskedLM(config), params, dtype="float16")

@@ -94,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             state, metrics = jax.block_until_ready(compiled(state, *rest))
             if turn >= WARM_UP:
                 seconds.append(time.process_time() - start)
-        memory, moved = compiled.memory_analysis(), compiled.cost_analysis()["bytes accessed"]
+        memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+        assert memory is not None and costs is not None
+        moved, beside = costs["bytes accessed"] / 1e6, memory.temp_size_in_bytes / 1e6
         ends[name] = jax.device_get((state, metrics["train/loss"]))
         del state, compiled
         same = all(
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         print(
             f"{name:<14} {1e3 * statistics.median(seconds):7.1f} ms of processor a step, "
-            f"{moved / 1e6:8,.0f} MB accessed, {memory.temp_size_in_bytes / 1e6:7,.0f} MB beside, "
+            f"{moved:8,.0f} MB accessed, {beside:7,.0f} MB beside, "
             f"{'the same bits' if same else 'OTHER BITS'}",
             flush=True,
         )

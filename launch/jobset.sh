@@ -57,12 +57,12 @@ spec:
           backoffLimit: 0
           podFailurePolicy:
             rules:
-              # Status 2 is a user error, which a restart cannot fix.
+              # 2 is a user error, 3 a run that diverged: a restart fixes neither.
               - action: FailJob
                 onExitCodes:
                   containerName: train
                   operator: In
-                  values: [2]
+                  values: [2, 3]
           template:
             metadata:
               annotations:

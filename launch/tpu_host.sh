@@ -7,7 +7,7 @@
 #   stop                     stop training, with a checkpoint
 #
 # systemd restarts a process that dies, for instance because another host did; it continues from the
-# last checkpoint. A process that ends with a user error (status 2) is not restarted.
+# last checkpoint. A process that ends with a user error (status 2) or has diverged (3) is not restarted.
 #   --dry-run   print the commands, run nothing
 
 set -euo pipefail
@@ -57,7 +57,7 @@ verb_train() {
     need_training
     verb_stop
     run sudo systemd-run --unit="$UNIT" --collect --uid="$(id -u)" --working-directory="$ROOT" \
-        --property=Restart=on-failure --property=RestartSec=30 --property=RestartPreventExitStatus=2 \
+        --property=Restart=on-failure --property=RestartSec=30 "--property=RestartPreventExitStatus=2 3" \
         --property=TimeoutStopSec=600 --property=LimitMEMLOCK=infinity \
         --setenv=PYTHONUNBUFFERED=1 \
         --setenv="LIBTPU_INIT_ARGS=$(compiler_flags "${OPTION[chip]}" "${OPTION[slices]:-1}")" \

@@ -22,6 +22,7 @@ NOT_RUN = {
     "tpu_layers": COMPILES,
     "tpu_step": COMPILES,
     "rtd_step": COMPILES,
+    "guard": "four programs of 100M parameters; tests/training/test_guard.py compares the bits",
 }
 # script: (arguments, what it prints).
 ALONE = {

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: metrics fetched late, a progress line, an ETA."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ class Recorder:
         self._write(step, metrics)
         values = ", ".join(f"{name.removeprefix('eval/')} {v:.4f}" for name, v in metrics.items())
         self.note(f"held out at step {step}: {values}")
+        if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
+            self.note(f"not finite: {', '.join(bad)}; it is never the best")
 
     def note(self, text: str) -> None:
         """A line of its own, above the moving one."""

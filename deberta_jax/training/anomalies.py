@@ -10,9 +10,13 @@ import numpy as np
 
 from deberta_jax import storage
 from deberta_jax.errors import UserError
+from deberta_jax.parallel import sharding
 from deberta_jax.training.finite import not_finite
-from deberta_jax.training.guard import Guard, GuardState
+from deberta_jax.training.guard import GuardState
+from deberta_jax.training.norms import part_norms
+from deberta_jax.training.program import TrainProgram
 from deberta_jax.training.recorder import Recorder
+from deberta_jax.training.session import Session
 
 FOLDER = "anomalies"
 # Names that a message lists.
@@ -42,22 +46,24 @@ class Anomalies:
 
     def __init__(
         self,
-        guard: Guard,
+        program: TrainProgram,
         batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
         recorder: Recorder,
-        skipped: int,
+        session: Session,
     ):
         """
         Args:
-            guard: the run's.
+            program: whose steps are judged.
             batches: `sample -> iterator` over the batches from there on, which are made again.
             recorder: where notes are printed; in its workdir `anomalies` is written.
-            skipped: steps that the run has skipped before.
+            session: the run so far.
         """
-        self._guard, self._config, self._batches = guard, guard.config, batches
+        self._guard, self._config, self._batches = program.guard, program.guard.config, batches
+        self._session = session
+        self._norms = jax.jit(part_norms, out_shardings=sharding.replicated(program.mesh))
         self._recorder, self._folder = recorder, recorder.workdir / FOLDER
         self._pending: list[_Step] = []
-        self._seen = skipped
+        self._seen = int(session.guard.skipped)
 
     def add(self, step: int, sample: int, metrics: dict[str, Any]) -> None:
         """Keeps a step until the next look; nothing is fetched.
@@ -111,6 +117,8 @@ class Anomalies:
         path = folder / f"batch_{index}.npz"
         with storage.writing(path) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, **batch)
+        norms = {"weight": jax.device_get(self._norms(self._session.state.params))}
+        norms |= metrics["norms"]
         if index:
             return
         state: GuardState = metrics["guard"]
@@ -123,7 +131,7 @@ class Anomalies:
             "metrics": scalars,
             "running_mean": dict(state.mean),
             "running_variance": dict(state.variance),
-            "norms": self._recorder.named(metrics["norms"]),
+            "norms": self._recorder.named(norms),
         }
         storage.write_json(folder / "report.json", jax.tree.map(_number, report))
 

@@ -57,9 +57,7 @@ def train(
             return _already_complete(workdir, session.step)
         check_finite(session.state, session.source)
         with Recorder(program, session, workdir, flops_per_token) as recorder:
-            anomalies = Anomalies(
-                program.guard, train_batches, recorder, skipped=int(session.guard.skipped)
-            )
+            anomalies = Anomalies(program, train_batches, recorder, session)
             hooks = default_hooks(program, session, recorder, anomalies, measure, profile)
             batches = train_batches(session.sample)
             return _run(program, session, recorder, hooks, batches, np.uint32(seed))

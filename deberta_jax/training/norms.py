@@ -17,13 +17,14 @@ def norms_hook(every: int) -> StepHook:
     """Adds "norms", {kind: [parts]}: of the weights before the step, the gradient, the update.
 
     They are measured at every so many steps and at steps that the guard skips; at others they are
-    zeros. With 0 they are measured at skipped steps alone, whose update is none.
+    zeros. With 0 the gradient's alone are measured, at skipped steps: the weights are still there
+    to be measured then, and need not be kept for it while they are updated.
     """
 
     def hook(outcome: StepOutcome) -> tuple[TrainState, dict[str, Any]]:
-        trees = {"weight": outcome.before.params, "gradient": outcome.grads}
+        trees = {"gradient": outcome.grads}
         if every:
-            trees["update"] = outcome.updates
+            trees |= {"weight": outcome.before.params, "update": outcome.updates}
 
         def measure():
             return {kind: part_norms(tree) for kind, tree in trees.items()}

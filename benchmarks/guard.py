@@ -24,7 +24,6 @@ from deberta_jax.objectives.mlm import MaskedLanguageModelling
 from deberta_jax.training.config import GuardConfig, OptimizerConfig
 from deberta_jax.training.groups import Optimizers, make_optimizers
 from deberta_jax.training.guard import Guard
-from deberta_jax.training.norms import norms_hook
 from deberta_jax.training.state import TrainState
 from deberta_jax.training.step import make_train_step
 from deberta_jax.training.step_units import StepUnits
@@ -72,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     steps = {
         "without": make_train_step(objective, optimizers, 1),
         "select": make_train_step(objective, optimizers, 1, guard=guard),
-        "select, norms": make_train_step(objective, optimizers, 1, [norms_hook(0)], guard),
         "branch": branching(objective, optimizers, guard),
     }
     batch = jax.device_put(random_batch(2, 32, args.vocabulary))

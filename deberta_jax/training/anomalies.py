@@ -10,10 +10,8 @@ import numpy as np
 
 from deberta_jax import storage
 from deberta_jax.errors import UserError
-from deberta_jax.parallel import sharding
 from deberta_jax.training.finite import not_finite
 from deberta_jax.training.guard import GuardState
-from deberta_jax.training.norms import part_norms
 from deberta_jax.training.program import TrainProgram
 from deberta_jax.training.recorder import Recorder
 from deberta_jax.training.session import Session
@@ -59,8 +57,10 @@ class Anomalies:
             session: the run so far.
         """
         self._guard, self._config, self._batches = program.guard, program.guard.config, batches
-        self._session = session
-        self._norms = jax.jit(part_norms, out_shardings=sharding.replicated(program.mesh))
+        self._names = [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, _ in jax.tree.leaves_with_path(program.abstract.params)
+        ]
         self._recorder, self._folder = recorder, recorder.workdir / FOLDER
         self._pending: list[_Step] = []
         self._seen = int(session.guard.skipped)
@@ -117,8 +117,6 @@ class Anomalies:
         path = folder / f"batch_{index}.npz"
         with storage.writing(path) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, **batch)
-        norms = {"weight": jax.device_get(self._norms(self._session.state.params))}
-        norms |= metrics["norms"]
         if index:
             return
         state: GuardState = metrics["guard"]
@@ -131,7 +129,8 @@ class Anomalies:
             "metrics": scalars,
             "running_mean": dict(state.mean),
             "running_variance": dict(state.variance),
-            "norms": self._recorder.named(norms),
+            "gradient_norms": dict(zip(self._names, metrics["gradient_norms"], strict=True)),
+            "norms": self._recorder.named(metrics.get("norms", {})),
         }
         storage.write_json(folder / "report.json", jax.tree.map(_number, report))
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from deberta_jax.training.config import GuardConfig
@@ -92,6 +93,14 @@ def choose(first: Bool[Array, ""], tree: Any, other: Any) -> Any:
     update reads. A branch (`lax.cond`) would be a barrier between the gradient and the update.
     """
     return jax.tree.map(lambda x, y: jnp.where(first, x, y), tree, other)
+
+
+def gradient_norms(grads: Any) -> Float[Array, " N"]:
+    """The norm of each array of a gradient, in the tree's order.
+
+    The compiler has its sums of squares already, for the norms of the groups.
+    """
+    return jnp.stack([optax.tree.norm(leaf) for leaf in jax.tree.leaves(grads)])
 
 
 def to_json(state: GuardState) -> dict[str, Any]:

@@ -17,22 +17,21 @@ def norms_hook(every: int) -> StepHook:
     """Adds "norms", {kind: [parts]}: of the weights before the step, the gradient, the update.
 
     They are measured at every so many steps and at steps that the guard skips; at others they are
-    zeros. With 0 the gradient's alone are measured, at skipped steps: the weights are still there
-    to be measured then, and need not be kept for it while they are updated.
+    zeros.
     """
 
     def hook(outcome: StepOutcome) -> tuple[TrainState, dict[str, Any]]:
-        trees = {"gradient": outcome.grads}
-        if every:
-            trees |= {"weight": outcome.before.params, "update": outcome.updates}
+        trees = {
+            "weight": outcome.before.params,
+            "gradient": outcome.grads,
+            "update": outcome.updates,
+        }
 
         def measure():
             return {kind: part_norms(tree) for kind, tree in trees.items()}
 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
-        is_due = outcome.skipped
-        if every:
-            is_due |= outcome.after.step % every == 0
+        is_due = outcome.skipped | (outcome.after.step % every == 0)
         return outcome.after, {"norms": jax.lax.cond(is_due, measure, lambda: zeros)}
 
     return hook

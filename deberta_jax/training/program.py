@@ -81,9 +81,8 @@ def make_program(
     layouts = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     norms = [optimizers.norm_metric(name) for name in optimizers.groups]
     guard = Guard(config.guard, ["train/loss", *norms])
-    step = make_train_step(
-        objective, optimizers, settings.microbatches, [norms_hook(every.norms)], guard
-    )
+    hooks = [norms_hook(every.norms)] if every.norms else []
+    step = make_train_step(objective, optimizers, settings.microbatches, hooks, guard)
     whole = sharding.replicated(mesh)
     train_step = jax.jit(
         step,

@@ -15,6 +15,9 @@ from deberta_jax.training.program import TrainProgram
 from deberta_jax.training.session import Session
 from deberta_jax.training.throughput import Throughput
 
+# What a step returns for the guard's hook, and is no metric of every line.
+_OF_GUARD = ("guard", "gradient_norms")
+
 
 class Recorder:
     """Collects each step's metrics on the devices, and reports their means when asked.
@@ -50,7 +53,7 @@ class Recorder:
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Keeps one step's metrics; nothing is fetched yet."""
         self._step = step
-        self._pending.append({k: v for k, v in metrics.items() if k != "guard"})
+        self._pending.append({k: v for k, v in metrics.items() if k not in _OF_GUARD})
         self.throughput.count_step(lambda: jax.block_until_ready(metrics))
 
     def add_norms(self, step: int, norms: dict[str, jax.Array]) -> None:

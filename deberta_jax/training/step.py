@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Shaped, UInt
 
 from deberta_jax.training.groups import Optimizers, merge
-from deberta_jax.training.guard import Guard, GuardState, choose
+from deberta_jax.training.guard import Guard, GuardState, choose, gradient_norms
 from deberta_jax.training.state import TrainState
 from deberta_jax.training.trainable import Batch, Scalars, Trainable
 
@@ -68,7 +68,8 @@ def make_train_step(
     that runs with other seeds need no compilation.
 
     With a guard, a step that does not count leaves parameters and optimizer state as they were, all
-    of its stages or none. The metrics then hold "skipped", and "guard", the guard's next state.
+    of its stages or none. The metrics then hold "skipped", "guard", the guard's next state, and
+    "gradient_norms" of each array.
     """
 
     def train_step(
@@ -92,6 +93,7 @@ def make_train_step(
             after = choose(counts, after, TrainState(after.step, state.params, state.opt_state))
             skipped = ~counts
             metrics |= {"guard": judged, "skipped": skipped}
+            metrics["gradient_norms"] = gradient_norms(new.grads)
         for hook in hooks:
             after, measured = hook(StepOutcome(state, after, new.grads, new.updates, skipped))
             metrics |= measured

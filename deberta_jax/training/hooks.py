@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from deberta_jax.training import signals, watchdog
+from deberta_jax.training.clocked import Clocked
 from deberta_jax.training.config import ProfileConfig
 from deberta_jax.training.profiling import Profiler
 from deberta_jax.training.program import Intervals
@@ -42,6 +44,9 @@ class StepEvent:
 
 class Hook:
     """Does nothing at any time; subclasses override what they need."""
+
+    def resumed(self, event: StepEvent) -> None:
+        """The session begins after `event.step`; what was to happen after it and did not, does."""
 
     def before_step(self, step: int) -> None:
         """`step` steps are done, and the next has not begun."""
@@ -93,33 +98,79 @@ class Evaluate(Hook):
     def __init__(self, measure: Measure, every: int, session: Session, recorder: Recorder):
         self._measure, self._every = measure, every
         self._session, self._recorder = session, recorder
+        self._compiled = False
+
+    def resumed(self, event):
+        if self._session.unmeasured:
+            self._evaluate(event)
 
     def after_step(self, event):
-        if not (event.ends or is_due(event.step, self._every)):
+        if event.ends or is_due(event.step, self._every):
+            self._recorder.report()
+            self._evaluate(event)
+
+    def _evaluate(self, event):
+        watchdog.moved("evaluation" if self._compiled else "compile", event.step)
+        self._session.unmeasured = True
+        try:
+            waiting = self._recorder.throughput.waiting("eval")
+            with waiting, signals.evaluating(self._rescue):
+                event.held_out = self._measure(self._session.state.params)
+        except signals.Interrupted:  # the next session measures
+            event.ends, event.stopping = False, True
             return
-        self._recorder.report()
+        self._recorder.held_out(event.step, event.held_out)
+        self._session.unmeasured, self._compiled = False, True
         best = self._session.best
-        with self._recorder.throughput.waiting("eval"):
-            event.held_out = self._measure(self._session.state.params)
-            self._recorder.held_out(event.step, event.held_out)
         event.improved = best.update(event.step, event.held_out)
         self._session.checkpoints.keep(best.step)
         event.ends = event.ends or best.exhausted
 
+    def _rescue(self):
+        self._session.save(self._recorder.throughput.productive)
+        self._session.checkpoints.wait()
+
 
 class Checkpoint(Hook):
-    """Saves; last, for what a checkpoint holds has always been reported."""
+    """Saves; last, for what a checkpoint holds has always been reported.
 
-    def __init__(self, every: int, session: Session, recorder: Recorder):
+    A save that fails ends no run before its end: the next one tries again.
+    """
+
+    def __init__(self, every: int | Clocked, session: Session, recorder: Recorder):
         self._every, self._session, self._recorder = every, session, recorder
 
+    def resumed(self, event):
+        if event.held_out is not None and event.ends:
+            # The checkpoint of this step does not know of its evaluation.
+            self._session.checkpoints.replace(event.step)
+            self.after_step(event)
+
     def after_step(self, event):
-        wanted = event.ends or event.stopping or event.improved
-        if not (wanted or is_due(event.step, self._every)):
+        due = event.improved or self._is_due(event.step)
+        if not (event.ends or event.stopping or due):
             return
         self._recorder.report()
+        watchdog.moved("checkpoint", event.step)
         with self._recorder.throughput.waiting("checkpoint"):
+            self._save(last=event.ends or event.stopping)
+
+    def _is_due(self, step: int) -> bool:
+        every = self._every
+        return every.is_due(step) if isinstance(every, Clocked) else is_due(step, every)
+
+    def _save(self, last):
+        checkpoints, note = self._session.checkpoints, self._recorder.note
+        if problem := checkpoints.problem():
+            note(f"a checkpoint could not be written ({problem}); written anew now")
+
+        def save():
             self._session.save(self._recorder.throughput.productive)
+
+        if last:
+            checkpoints.save_at_last(save, note)
+        elif problem := checkpoints.attempt(save):
+            note(f"a checkpoint could not be written ({problem}); the next one tries again")
 
     def finish(self):
         self._session.checkpoints.wait()
@@ -143,5 +194,9 @@ def default_hooks(
         Profile(profile, workdir, session, recorder),
         Record(recorder, every),
         Evaluate(measure, every.eval, session, recorder),
-        Checkpoint(every.checkpoint, session, recorder),
+        Checkpoint(_checkpoint_interval(every), session, recorder),
     ]
+
+
+def _checkpoint_interval(every: Intervals) -> int | Clocked:
+    return Clocked(every.checkpoint_seconds) if every.checkpoint_seconds else every.checkpoint

@@ -87,7 +87,11 @@ class Checkpoints:
             atomicity_options=options.AtomicityOptions(mode=options.AtomicityMode.COMMIT_FILE),
             cleanup_tmp_directories=not read_only,
             # After everything is written, in the background, on process 0; the commit file follows.
-            async_options=options.AsyncOptions(post_finalization_callback=self._write_digests),
+            # Folders made in the background leave threads that wait for ever where that fails.
+            async_options=options.AsyncOptions(
+                post_finalization_callback=self._write_digests,
+                create_directories_asynchronously=False,
+            ),
         )
         self._directory = workdir / FOLDER
         if not read_only and jax.process_index() == 0:

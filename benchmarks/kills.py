@@ -277,11 +277,12 @@ _PHASES: dict[str, tuple[list[str], str | float, bool]] = {
 }  # fmt: skip
 
 
-def signals(rng: random.Random, directory: Path, processes: int) -> None:
+def signals(rng: random.Random, directory: Path, processes: int, phases: list[str]) -> None:
     """SIGTERM and SIGINT in every phase of a run: status, seconds, steps lost."""
     runs = Runs(directory, processes, 100_000)
     print("| phase | signal | to | status | seconds | steps lost |\n|---|---|---|---|---|---|")
-    for number, (phase, (options, moment, compiled)) in enumerate(_PHASES.items()):
+    for number, phase in enumerate(phases):
+        options, moment, compiled = _PHASES[phase]
         for kind in (signal.SIGTERM, signal.SIGINT):
             workdir = directory / f"{number}_{kind.name}"
             started = runs.start(workdir, *options, compiled=compiled)
@@ -339,6 +340,7 @@ def main() -> None:
     parser.add_argument("what", choices=("damage", "kills", "signals", "peers"))
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--phases", nargs="+", choices=list(_PHASES), default=list(_PHASES))
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     args = parser.parse_args()
     rng = random.Random(args.seed)
@@ -350,7 +352,7 @@ def main() -> None:
         elif args.what == "kills":
             kills(args.count, rng, directory, args.processes)
         elif args.what == "signals":
-            signals(rng, directory, args.processes)
+            signals(rng, directory, args.processes, args.phases)
         else:
             peers(rng, directory)
 

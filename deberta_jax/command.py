@@ -63,8 +63,13 @@ def run(
                 settings.initialization_timeout,
             )
         signals.end_when_told()
-        with distributed.ending_at_once():
-            verb(flags.FLAGS)
+        try:
+            with distributed.ending_at_once():
+                verb(flags.FLAGS)
+        except SystemExit as end:
+            if end.code == STOPPED:
+                distributed.leave(STOPPED)
+            raise
 
     app.run(lambda arguments: _one_line(lambda: main(arguments)), flags_parser=parse)
 

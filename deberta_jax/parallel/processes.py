@@ -109,6 +109,18 @@ def ending_at_once() -> Iterator[None]:
         os._exit(PassingError.status)
 
 
+def leave(status: int) -> None:
+    """Ends this process, with the others, without the seconds that Python's way out takes.
+
+    Whoever is told to stop has a few seconds, and everything is written.
+    """
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def listen_for_preemption() -> None:
     """From now on SIGTERM is a notice that all processes hear of (`reached_preemption`)."""
     from jax._src import distributed  # jax.distributed does it at the start, or never

@@ -62,8 +62,8 @@ def damage(count: int, rng: random.Random, directory: Path) -> None:
         shutil.rmtree(workdir)
     print(f"{sum(tally.values())} damages over {len(files)} files\n")
     print("| damage | what resuming did | times |\n|---|---|---|")
-    for (name, outcome), times in sorted(tally.items()):
-        print(f"| {name} | {outcome} | {times} |")
+    for (damaged_by, outcome), times in sorted(tally.items()):
+        print(f"| {damaged_by} | {outcome} | {times} |")
 
 
 def _state(rng: random.Random, step: int) -> dict:
@@ -280,7 +280,8 @@ _PHASES: dict[str, tuple[list[str], str | float, bool]] = {
 def signals(rng: random.Random, directory: Path, processes: int, phases: list[str]) -> None:
     """SIGTERM and SIGINT in every phase of a run: status, seconds, steps lost."""
     runs = Runs(directory, processes, 100_000)
-    print("| phase | signal | to | status | seconds | steps lost |\n|---|---|---|---|---|---|")
+    print("| phase | signal | to | status | seconds | of them after the save | steps lost |")
+    print("|---|---|---|---|---|---|---|")
     for number, phase in enumerate(phases):
         options, moment, compiled = _PHASES[phase]
         for kind in (signal.SIGTERM, signal.SIGINT):
@@ -298,9 +299,17 @@ def signals(rng: random.Random, directory: Path, processes: int, phases: list[st
             seconds = time.monotonic() - begun
             print(
                 f"| {phase} | {kind.name} | {started.index(target)} | "
-                f"{', '.join(map(str, sorted(statuses)))} | {seconds:.1f} | {_lost(workdir)} |",
+                f"{', '.join(map(str, sorted(statuses)))} | {seconds:.1f} | "
+                f"{_since_save(workdir, seconds)} | {_lost(workdir)} |",
                 flush=True,
             )
+
+
+def _since_save(workdir: Path, seconds: float) -> str:
+    """Seconds since the newest checkpoint was complete, if that is less than `seconds` ago."""
+    times = [path.stat().st_mtime for path in workdir.glob(f"checkpoints/[0-9]*/{COMMIT}")]
+    since = time.time() - max(times, default=0)
+    return f"{since:.1f}" if since < seconds else "-"
 
 
 def _lost(workdir: Path) -> int:

@@ -100,6 +100,7 @@ def end_when_told() -> None:
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
+        os.register_at_fork(after_in_child=_forget)
 
 
 @contextlib.contextmanager
@@ -165,9 +166,19 @@ def _handle(number: int, frame: object) -> None:
     _active.tell()
 
 
+def _forget() -> None:
+    """A child that was forked is no run: signals that it gets are none of its parent's."""
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _watch(reading: int) -> None:
     while True:
-        if os.read(reading, 1)[0] in _SIGNALS:
+        number = os.read(reading, 1)[0]
+        # A verb may have a handler of its own, as a sweep has, which waits for its runs.
+        if number in _SIGNALS and signal.getsignal(number) is _handle:
             _act()
 
 

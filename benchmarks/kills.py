@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -342,7 +342,7 @@ def peers(rng: random.Random, directory: Path) -> None:
             print(f"| {index} | {kind.name} | {status} | {seconds:.1f} | {last} |", flush=True)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -351,7 +351,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--phases", nargs="+", choices=list(_PHASES), default=list(_PHASES))
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     rng = random.Random(args.seed)
     print(f"seed {args.seed}")
     with tempfile.TemporaryDirectory() as name:

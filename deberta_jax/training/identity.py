@@ -1,8 +1,8 @@
-"""The id of a run: in `run.json` of its workdir, and in every checkpoint."""
+"""The id of a run: in `identity.json` of its workdir, and in every checkpoint."""
 
 import secrets
-import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -10,7 +10,8 @@ from deberta_jax import storage
 from deberta_jax.errors import UserError
 from deberta_jax.parallel import processes
 
-FILE = "run.json"
+# What else is in the file is not training's business.
+FILE, RUN = "identity.json", "run"
 
 
 def claim(workdir: Path, known: str = "") -> str:
@@ -18,28 +19,27 @@ def claim(workdir: Path, known: str = "") -> str:
 
     Args:
         workdir: of the run.
-        known: an id that the run has already, by its checkpoints, should `run.json` be missing.
+        known: an id that the run has already, by its checkpoints, should the file have none.
 
     Raises:
-        UserError: `run.json` is damaged, or cannot be written.
+        UserError: `identity.json` is damaged, or cannot be written.
     """
     result = [""]
 
     def read_or_make() -> None:
-        path = workdir / FILE
-        if path.exists():
-            result[0] = _read(path)
-            return
-        result[0] = known or f"{time.strftime('%Y%m%d', time.gmtime())}-{secrets.token_hex(6)}"
-        storage.write_json(path, {"id": result[0]})
+        values = _read(workdir / FILE)
+        result[0] = values.get(RUN) or known or secrets.token_hex(8)
+        if RUN not in values:
+            storage.write_json(workdir / FILE, {RUN: result[0]} | values)
 
     processes.on_first(read_or_make)
     return processes.agreed(result[0] if jax.process_index() == 0 else "")
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
     values = storage.read_json(path)
-    stated = values.get("id") if isinstance(values, dict) else None
-    if not isinstance(stated, str) or not stated:
+    if not isinstance(values, dict) or not isinstance(values.get(RUN, ""), str):
         raise UserError(f"{path} is damaged: it must hold the run's id, as its checkpoints do")
-    return stated
+    return values

@@ -102,8 +102,8 @@ def test_another_run_s_checkpoint_is_refused_by_name(stopped, whole, tmp_path):
     other = tmp_path / "other"
     linear.train(linear.config(steps=12), other)
     shutil.copytree(other / "checkpoints/12", stopped / "checkpoints/12")
-    theirs = json.loads((other / "run.json").read_text())["id"]
-    ours = json.loads((stopped / "run.json").read_text())["id"]
+    theirs = json.loads((other / "identity.json").read_text())["run"]
+    ours = json.loads((stopped / "identity.json").read_text())["run"]
     with pytest.raises(UserError, match=rf"checkpoints/12 is of another run \({theirs}\).*{ours}"):
         linear.train(SETTINGS, stopped)
     shutil.rmtree(stopped / "checkpoints/12")
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_an_older_version_has_no_digests_and_is_taken(stopped, w
         metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
         metadata["custom_metadata"] = {}
         (folder / "_CHECKPOINT_METADATA").write_text(json.dumps(metadata))
-    (stopped / "run.json").unlink()
+    (stopped / "identity.json").unlink()
     linear.train(SETTINGS, stopped)
     assert_same(stopped, whole)
 

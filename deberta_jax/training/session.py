@@ -63,7 +63,7 @@ class Session:
         self.total_steps = program.units.total_steps
         self._config, self._seed, self._workdir = config, seed, workdir
         self._tokens_per_step = program.units.tokens_per_step
-        self._saved, self.unmeasured = -1, False
+        self.unmeasured = False
         self.best = Best(config.best_metric, config.patience)
         self.checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         try:
@@ -116,13 +116,6 @@ class Session:
         done = self.best.exhausted or self.step >= self.total_steps
         return self.restored and done and not self.unmeasured
 
-    @property
-    def nothing_to_lose(self) -> bool:
-        """Whether every step that is done is in a checkpoint that is written to its end."""
-        if self.step in (0, self.first_step):
-            return True
-        return self.step == self._saved and self.checkpoints.is_whole(self._saved)
-
     def advance(self, state: TrainState) -> None:
         """A step is done."""
         self.state = state
@@ -147,7 +140,6 @@ class Session:
         if self.unmeasured:
             clock["unmeasured"] = True
         self.checkpoints.save(self.step, self.state, position, clock)
-        self._saved = self.step
 
     def close(self) -> None:
         self.checkpoints.close()

@@ -217,8 +217,10 @@ def kills(count: int, rng: random.Random, directory: Path, processes: int) -> No
     steps = 3 * count + 30
     runs = Runs(directory, processes, steps)
     whole, killed = directory / "whole", directory / "killed"
+    started = runs.start(whole)
+    _wait_for(whole, r"\nstep +1/", started)
     begun = time.monotonic()
-    assert _statuses(runs.start(whole)) == [0] * processes, _log(whole).read_text()
+    assert _statuses(started) == [0] * processes, _log(whole).read_text()
     pace = (time.monotonic() - begun) / steps
     lost, torn, in_save = [], 0, 0
     for number in range(count):

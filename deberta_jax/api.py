@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 
 import jax
 
-from deberta_jax import schema
+from deberta_jax import locks, schema
 from deberta_jax.data.dataset import data_directory
 from deberta_jax.data.metadata import Metadata
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation import finetuning_scores
 from deberta_jax.interop.tokenizers import load_tokenizer
+from deberta_jax.parallel import processes
 from deberta_jax.preparation import pipeline
 from deberta_jax.report.run_overview import plot_run
 from deberta_jax.runs import directories, exporting
@@ -53,7 +54,8 @@ def prepare(config: AnyConfig, workdir: Path_, *, overwrite: bool = False) -> Me
     data = _checked(config).data
     directory = data_directory(data, _path(workdir))
     directories.require_writable(directory, "prepare")
-    return pipeline.prepare(data, directory, overwrite=overwrite)
+    with locks.held(directory, "prepare"):
+        return pipeline.prepare(data, directory, overwrite=overwrite)
 
 
 def train(config: AnyConfig, workdir: Path_) -> dict[str, float] | None:
@@ -63,9 +65,12 @@ def train(config: AnyConfig, workdir: Path_) -> dict[str, float] | None:
         The last held-out metrics ("eval/loss", ...), or None if a signal stopped the run before its
         end: the same call continues it.
     """
-    metrics = pretrain(_checked(config), _path(workdir))
-    if metrics is not None:
-        _draw_curves(_path(workdir))
+    checked, directory = _checked(config), _path(workdir)
+    directories.require_writable(directory, "train")
+    with processes.alone_in(directory, "train"):
+        metrics = pretrain(checked, directory)
+        if metrics is not None:
+            _draw_curves(directory)
     return metrics
 
 
@@ -88,16 +93,21 @@ def finetune(
         own = dataclasses.replace(checked.train, init=os.fspath(init))
         checked = dataclasses.replace(checked, train=own)
     directories.require_writable(directory, "finetune --workdir")
-    session = open_session(checked)
+    with processes.alone_in(directory, "finetune"):
+        return _finetune(checked, directory, seeds)
+
+
+def _finetune(config: Config, workdir: Path, seeds: int) -> dict[int, dict[str, float]] | None:
+    session = open_session(config)
     scores = {}
-    for seed in range(checked.seed, checked.seed + seeds):
-        result = finetune_seed(session, seed, directory / f"seed_{seed}")
+    for seed in range(config.seed, config.seed + seeds):
+        result = finetune_seed(session, seed, workdir / f"seed_{seed}")
         if result is None:
             return None
-        _draw_curves(directory / f"seed_{seed}")
+        _draw_curves(workdir / f"seed_{seed}")
         scores[seed] = result
     if jax.process_index() == 0:
-        finetuning_scores.write(directory, checked.task.name, scores)
+        finetuning_scores.write(workdir, config.task.name, scores)
     return scores
 
 
@@ -116,7 +126,9 @@ def export(source: Path_, out: Path_, *, onnx: bool = False, max_length: int = 5
         onnx: whether to write `model.onnx` too.
         max_length: tokens of the longest input of `model.onnx`.
     """
-    exporting.export(_path(source), _path(out), onnx=onnx, max_length=max_length)
+    directories.require_writable(out, "export --out")
+    with locks.held(_path(out), "export"):
+        exporting.export(_path(source), _path(out), onnx=onnx, max_length=max_length)
 
 
 def convert(source: Path_, target: Path_, layout: str = "transformers") -> list[str]:

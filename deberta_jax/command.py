@@ -16,10 +16,9 @@ from deberta_jax.errors import UserError, system_error_in
 from deberta_jax.parallel import host_memory
 from deberta_jax.parallel import processes as distributed
 from deberta_jax.schema import Config, flatten, freeze, no_such_field
+from deberta_jax.training import signals
 
-# Exit status of a run that stopped before its end because a stop was requested, and can go on. A
-# shell reports the same of a process that SIGTERM ended; schedulers restart such a job.
-STOPPED = 128 + signal.SIGTERM
+STOPPED = signals.STOPPED
 
 
 def run(
@@ -58,8 +57,20 @@ def run(
     def main(_):
         host_memory.keep()  # before JAX starts its threads
         if processes:
-            distributed.initialize(flags.FLAGS.distributed)
-        verb(flags.FLAGS)
+            settings = flags.FLAGS.config.train
+            distributed.initialize(
+                flags.FLAGS.distributed,
+                settings.heartbeat_seconds,
+                settings.initialization_timeout,
+            )
+        signals.end_when_told()
+        try:
+            with distributed.ending_at_once():
+                verb(flags.FLAGS)
+        except SystemExit as end:
+            if end.code == STOPPED:
+                distributed.leave(STOPPED)
+            raise
 
     app.run(lambda arguments: _one_line(lambda: main(arguments)), flags_parser=parse)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from deberta_jax import command
+from deberta_jax import command, locks
 from deberta_jax.errors import UserError
 from deberta_jax.runs.exporting import export
 
@@ -18,7 +18,8 @@ def main(parsed) -> None:
         raise UserError("--out is missing; it names the directory to write")
     out = Path(parsed.out).expanduser()
     options = {"onnx": parsed.onnx, "max_length": parsed.max_length}
-    exported = export(command.workdir(parsed), out, **options)
+    with locks.held(out, "export"):
+        exported = export(command.workdir(parsed), out, **options)
     print(f"{exported} exported to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
 
 

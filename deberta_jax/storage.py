@@ -96,6 +96,47 @@ def write_json(path: PathLike, values: Any, **options: Any) -> None:
     write(path, json.dumps(values, indent=2, **options) + "\n")
 
 
+def create(path: PathLike, data: str) -> bool:
+    """Writes a file that is not there yet, whole; of several that try at once one succeeds.
+
+    Returns:
+        False where the file is there already.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    target = as_path(path)
+    with one_line(path):
+        if "://" in os.fspath(target):
+            return _create_object(os.fspath(target), data)
+        unfinished = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+        try:
+            unfinished.write_text(data)
+            os.link(unfinished, target)  # whole from the start; fails where the name is taken
+        except FileExistsError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+        return True
+
+
+def _create_object(url: str, data: str) -> bool:
+    """The same in a bucket, which compares and writes in one request (`ifGenerationMatch=0`)."""
+    import fsspec
+
+    files, name = fsspec.url_to_fs(url)
+    try:
+        files.pipe_file(name, data.encode(), mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if "412" in str(error) or "PreconditionFailed" in str(error):
+            return False
+        raise
+    return True
+
+
 def read_text(path: PathLike) -> str:
     """The text of a file.
 

@@ -39,6 +39,7 @@ ALONE = {
         ["--interpret", "--lengths=16", "--tokens=16", "--repeats=1"],
         r"\| 16 \| ours \| [\d.]+ \| [\d.]+ \| 0\.0\d+ \|",
     ),
+    "kills": (["damage", "--count=20"], r"\d+ damages over \d+ files(?!(.|\n)*(SILENT|WITHOUT))"),
     "masking": (["--length=64"], r"\| 500 \| [\d.]+ \|"),
     "memory": (["--platforms", "cpu", "--lengths", "64"], r"\| gather \| \d+ \|"),
     "parity": (["--models", "v3", "--lengths", "7"], r"\| v3 \| \d\.\de-0[678] \| \d\.\de-0[5678]"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from deberta_jax import objectives, schema
+from deberta_jax import locks, objectives, schema
 from deberta_jax.data import dataset
 from deberta_jax.data.metadata import read_metadata
 from deberta_jax.errors import UserError
@@ -127,7 +127,7 @@ def run_here(
     slots = divide(parallel)
     # Runs of one shape compile alike.
     compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir / "compiled"))
-    with claimed(workdir) as lock:
+    with locks.held(workdir, "sweep"), claimed(workdir) as lock:
         pool = Pool(slots, lock, {"JAX_COMPILATION_CACHE_DIR": compiled})
         failed = run_all(queue, pool, Board(file.stem), ready, arguments)
         report(file, queue.known(), workdir)

@@ -117,7 +117,8 @@ class TrainConfig:
     eval_every: str = "5k steps"
     # Held-out batches measured each time. 0: the whole held-out split.
     eval_batches: int = 0
-    # How often a checkpoint is written; also done at the end and when told to stop.
+    # How often a checkpoint is written, in steps or as "15 minutes"; also done at the end and when
+    # told to stop.
     checkpoint_every: str = "5k steps"
     # How often the norms of weights, gradients and updates are written, layer by layer. "0": never.
     norms_every: str = "0"
@@ -127,3 +128,21 @@ class TrainConfig:
     best_metric: str = ""
     # Evaluations without a better one after which a run stops early. 0: never.
     patience: int = 0
+    # Seconds without any progress (input, step, save) after which a process ends with exit status
+    # 142 and the stack traces of its threads; four times as many while it compiles. 0: never.
+    watchdog_seconds: int = 1200
+    # Seconds of silence after which a process of the job counts as dead, and the others end.
+    heartbeat_seconds: int = 30
+    # Seconds that the processes of a job wait for the last of them at the start.
+    initialization_timeout: int = 1800
+
+    def __post_init__(self):
+        for field, least in (
+            ("watchdog_seconds", 0),
+            ("heartbeat_seconds", 1),
+            ("initialization_timeout", 1),
+        ):
+            if getattr(self, field) < least:
+                raise UserError(
+                    f"train.{field} is {getattr(self, field)}; it must be {least} or more"
+                )

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from deberta_jax.parallel import sharding
+from deberta_jax.training import signals, watchdog
 from deberta_jax.training.trainable import Batch, Scalars, Trainable
 
 # This process's rows of a batch.
@@ -38,6 +39,7 @@ def make_prediction(objective: Any, layouts: Any, mesh: Mesh) -> Callable:
     def predict(params, batches):
         with sharding.on(mesh):
             for label, batch in batches:
+                _between_batches()
                 yield label, jax.device_get(predict_step(params, sharding.to_devices(batch, mesh)))
 
     return predict
@@ -68,9 +70,16 @@ def make_evaluation(
         total: Any = None
         with sharding.on(mesh):
             for batch in batches:
+                _between_batches()
                 part = eval_step(params, sharding.to_devices(batch, mesh))
                 total = part if total is None else jax.tree.map(jnp.add, total, part)
             metrics = objective.summarize(*total) | observe(params)
         return {f"eval/{name}": float(value) for name, value in metrics.items()}
 
     return evaluate
+
+
+def _between_batches() -> None:
+    """Raises `signals.Interrupted` where the run that evaluates is told to stop."""
+    watchdog.beat()
+    signals.check()

@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 
+from deberta_jax.training import signals, watchdog
 from deberta_jax.training.anomalies import Anomalies, Diverged, RollBack, listed
+from deberta_jax.training.clocked import Clocked
 from deberta_jax.training.config import GuardConfig, ProfileConfig
 from deberta_jax.training.finite import not_finite
 from deberta_jax.training.profiling import Profiler
@@ -45,6 +47,9 @@ class StepEvent:
 
 class Hook:
     """Does nothing at any time; subclasses override what they need."""
+
+    def resumed(self, event: StepEvent) -> None:
+        """The session begins after `event.step`; what was to happen after it and did not, does."""
 
     def before_step(self, step: int) -> None:
         """`step` steps are done, and the next has not begun."""
@@ -152,46 +157,99 @@ class Evaluate(Hook):
     def __init__(self, measure: Measure, every: int, session: Session, recorder: Recorder):
         self._measure, self._every = measure, every
         self._session, self._recorder = session, recorder
+        self._compiled = False
+
+    def resumed(self, event):
+        if self._session.unmeasured:
+            self._evaluate(event)
 
     def after_step(self, event):
-        if not (event.ends or is_due(event.step, self._every)):
+        if event.ends or is_due(event.step, self._every):
+            self._recorder.report()
+            self._evaluate(event)
+
+    def _evaluate(self, event):
+        watchdog.moved("evaluation" if self._compiled else "compile", event.step)
+        self._session.unmeasured = True
+        try:
+            waiting = self._recorder.throughput.waiting("eval")
+            with waiting, signals.evaluating(self._rescue):
+                event.held_out = self._measure(self._session.state.params)
+        except signals.Interrupted:  # the next session measures
+            event.ends, event.stopping = False, True
             return
-        self._recorder.report()
+        self._recorder.held_out(event.step, event.held_out)
+        self._session.unmeasured, self._compiled = False, True
         best = self._session.best
-        with self._recorder.throughput.waiting("eval"):
-            event.held_out = self._measure(self._session.state.params)
-            self._recorder.held_out(event.step, event.held_out)
         event.improved = best.update(event.step, event.held_out)
         self._session.checkpoints.keep(best.step)
         event.ends = event.ends or best.exhausted
+
+    def _rescue(self):
+        if not_finite(self._session.state):
+            return  # never saved; the checkpoint before is what the next session resumes
+        self._session.save(self._recorder.throughput.productive)
+        self._session.checkpoints.wait()
 
 
 class Checkpoint(Hook):
     """Saves; last, for what a checkpoint holds has always been reported.
 
-    While steps are skipped a checkpoint that is due waits for the next step that counts: what a
-    rollback goes back to is older than the fault.
+    A save that fails ends no run before its end: the next one tries again. While steps are skipped
+    a checkpoint that is due waits for the next step that counts: what a rollback goes back to is
+    older than the fault.
     """
 
-    def __init__(self, every: int, session: Session, recorder: Recorder, check: Callable[[], None]):
+    def __init__(
+        self,
+        every: int | Clocked,
+        session: Session,
+        recorder: Recorder,
+        check: Callable[[], None],
+    ):
         self._every, self._session, self._recorder = every, session, recorder
         self._check, self._waiting = check, False
 
+    def resumed(self, event):
+        if event.held_out is not None and event.ends:
+            # The checkpoint of this step does not know of its evaluation.
+            self._session.checkpoints.replace(event.step)
+            self.after_step(event)
+
     def after_step(self, event):
-        wanted = event.ends or event.stopping or event.improved
-        due = self._waiting or is_due(event.step, self._every)
-        if not (wanted or due):
+        last = event.ends or event.stopping
+        due = self._waiting or self._is_due(event.step)
+        if not (last or event.improved or due):
             return
         self._recorder.report()
-        self._waiting = not wanted and int(jax.device_get(self._session.guard.in_a_row)) > 0
+        skipping = int(jax.device_get(self._session.guard.in_a_row)) > 0
+        self._waiting = skipping and not (last or event.improved)
         if self._waiting:
             return
+        watchdog.moved("checkpoint", event.step)
         with self._recorder.throughput.waiting("checkpoint"):
             self._check()
-            self._session.save(self._recorder.throughput.productive)
+            self._save(last)
 
     def rolled_back(self):
         self._waiting = False
+
+    def _is_due(self, step: int) -> bool:
+        every = self._every
+        return every.is_due(step) if isinstance(every, Clocked) else is_due(step, every)
+
+    def _save(self, last):
+        checkpoints, note = self._session.checkpoints, self._recorder.note
+        if problem := checkpoints.problem():
+            note(f"a checkpoint could not be written ({problem}); written anew now")
+
+        def save():
+            self._session.save(self._recorder.throughput.productive)
+
+        if last:
+            checkpoints.save_at_last(save, note)
+        elif problem := checkpoints.attempt(save):
+            note(f"a checkpoint could not be written ({problem}); the next one tries again")
 
     def finish(self):
         self._session.checkpoints.wait()
@@ -218,5 +276,9 @@ def default_hooks(
         guard,
         Record(recorder, every),
         Evaluate(measure, every.eval, session, recorder),
-        Checkpoint(every.checkpoint, session, recorder, guard.check_state),
+        Checkpoint(_checkpoint_interval(every), session, recorder, guard.check_state),
     ]
+
+
+def _checkpoint_interval(every: Intervals) -> int | Clocked:
+    return Clocked(every.checkpoint_seconds) if every.checkpoint_seconds else every.checkpoint

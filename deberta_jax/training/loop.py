@@ -1,5 +1,6 @@
 """The training loop: it drives any objective from a workdir's last checkpoint to the end."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from deberta_jax.parallel import sharding
-from deberta_jax.training import summary
+from deberta_jax.training import summary, watchdog
 from deberta_jax.training.anomalies import Anomalies, RollBack, check_finite
 from deberta_jax.training.config import ProfileConfig, TrainConfig
 from deberta_jax.training.hooks import Hook, Measure, StepEvent, default_hooks
@@ -16,7 +17,8 @@ from deberta_jax.training.metrics import last_held_out
 from deberta_jax.training.program import TrainProgram
 from deberta_jax.training.recorder import Recorder
 from deberta_jax.training.session import Session
-from deberta_jax.training.signals import stop_requests
+from deberta_jax.training.signals import Stop, between_steps
+from deberta_jax.training.watchdog import Watchdog
 
 # `sample -> iterator` of this process's rows of the batches after so many samples.
 TrainBatches = Callable[[int], Iterator[dict[str, np.ndarray]]]
@@ -52,7 +54,10 @@ def train(
     """
     if jax.process_index() == 0:
         print(summary.describe(program, config.batch_size, flops_per_token))
-    with Session(program, config, seed, workdir, initial_params) as session:
+    with (
+        Watchdog(config.watchdog_seconds),
+        Session(program, config, seed, workdir, initial_params) as session,
+    ):
         if session.complete:
             return _already_complete(workdir, session.step)
         check_finite(session.state, session.source)
@@ -71,16 +76,22 @@ def _run(
     batches: Iterator[dict[str, np.ndarray]],
     seed: np.uint32,
 ) -> dict[str, float] | None:
+    for line in session.notes:
+        recorder.note(line)
     if session.restored:
         done = f"step {session.step} of {session.total_steps}"
         recorder.note(f"going on after {done} in {recorder.workdir}")
-    preempted = session.checkpoints.reached_preemption
-    with sharding.on(program.mesh), stop_requests(preempted) as stop_requested:
-        while True:
+    event = StepEvent(session.step, {}, session.step == session.total_steps, stopping=False)
+    stop: Stop | None = None
+    with sharding.on(program.mesh), contextlib.ExitStack() as stack:
+        for hook in hooks:
+            hook.resumed(event)
+        while not (event.ends or event.stopping):
             metrics = _step(program, session, recorder, hooks, batches, seed)
+            if stop is None:  # until now there was nothing to lose: a signal ended the process
+                stop = stack.enter_context(between_steps())
             ends = session.step == session.total_steps
-            stopping = not ends and stop_requested(session.step)
-            event = StepEvent(session.step, metrics, ends, stopping)
+            event = StepEvent(session.step, metrics, ends, not ends and stop.requested())
             try:
                 for hook in hooks:
                     hook.after_step(event)
@@ -89,9 +100,7 @@ def _run(
                 session.roll_back()
                 for hook in hooks:
                     hook.rolled_back()
-                continue
-            if event.ends or event.stopping:
-                break
+                event = StepEvent(session.step, {}, ends=False, stopping=False)
     for hook in hooks:
         hook.finish()
     if session.best.exhausted:
@@ -113,8 +122,10 @@ def _step(
     """Hands a step to the devices; returns its metrics, which are not awaited."""
     for hook in hooks:
         hook.before_step(session.step)
+    watchdog.moved("input", session.step)
     with recorder.throughput.waiting("input"):
         batch = sharding.to_devices(next(batches), program.mesh)
+    watchdog.moved("compile" if session.step == session.first_step else "step")
     shapes = tuple(rows.shape for rows in batch.values())
     trace = jax.profiler.StepTraceAnnotation("train", step_num=session.step)
     with recorder.throughput.dispatching(shapes), trace:

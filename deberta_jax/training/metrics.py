@@ -58,6 +58,14 @@ def read_metrics(workdir: Path) -> list[dict]:
     return [line.values for line in lines if line.values is not None]
 
 
+def held_out_at(workdir: Path, step: int) -> dict[str, float] | None:
+    """The metrics ("eval/...") of the evaluation after `step`; None where there was none."""
+    lines = [x for x in read_metrics(workdir) if x["step"] == step and "eval/loss" in x]
+    if not lines:
+        return None
+    return {name: value for name, value in lines[-1].items() if name.startswith("eval/")}
+
+
 def last_held_out(workdir: Path) -> dict[str, float]:
     """The metrics ("eval/...") of the last evaluation; none where there was none."""
     evaluations = [line for line in read_metrics(workdir) if "eval/loss" in line]

@@ -14,17 +14,22 @@ from deberta_jax.training.guard import Guard
 from deberta_jax.training.norms import norms_hook
 from deberta_jax.training.state import TrainState, abstract_state
 from deberta_jax.training.step import make_train_step
-from deberta_jax.training.step_units import StepUnits
+from deberta_jax.training.step_units import StepUnits, clock_seconds
 from deberta_jax.training.trainable import Trainable
 
 
 class Intervals(NamedTuple):
-    """Steps between two of each; 0 for never."""
+    """Steps between two of each; 0 for never.
+
+    Attributes:
+        checkpoint_seconds: seconds between two checkpoints, where they are stated so; else 0.
+    """
 
     log: int
     eval: int
     checkpoint: int
     norms: int
+    checkpoint_seconds: float = 0.0
 
 
 class TrainProgram(NamedTuple):
@@ -68,12 +73,7 @@ def make_program(
         devices: what to run on, or to compile for; by default all that JAX has.
     """
     settings = config.train
-    every = Intervals(
-        *(
-            units.steps(f"train.{what}_every", getattr(settings, f"{what}_every"))
-            for what in Intervals._fields
-        )
-    )
+    every = _intervals(settings, units)
     mesh = make_mesh(config.mesh, devices)
     sharding.check_batch(settings.batch_size, settings.microbatches, mesh)
     optimizers = make_optimizers(config.optimizer, objective, units)
@@ -93,3 +93,12 @@ def make_program(
     )
     evaluate = make_evaluation(objective, layouts.params, mesh)
     return TrainProgram(mesh, units, every, abstract, initialize, guard, train_step, evaluate)
+
+
+def _intervals(settings: Any, units: StepUnits) -> Intervals:
+    def steps(what: str) -> int:
+        return units.steps(f"train.{what}_every", getattr(settings, f"{what}_every"))
+
+    seconds = clock_seconds(settings.checkpoint_every)
+    checkpoint = 0 if seconds else steps("checkpoint")
+    return Intervals(steps("log"), steps("eval"), checkpoint, steps("norms"), seconds)

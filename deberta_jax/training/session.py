@@ -9,10 +9,12 @@ import jax
 import numpy as np
 
 from deberta_jax.errors import UserError
+from deberta_jax.training import identity
 from deberta_jax.training.best import Best
 from deberta_jax.training.checkpoints import Checkpoints, Restored
 from deberta_jax.training.config import TrainConfig
 from deberta_jax.training.guard import GuardState, from_json, to_json
+from deberta_jax.training.metrics import held_out_at
 from deberta_jax.training.program import TrainProgram
 from deberta_jax.training.state import TrainState
 
@@ -20,9 +22,10 @@ from deberta_jax.training.state import TrainState
 class Session:
     """The state of a run and its position, from the newest checkpoint or from the beginning.
 
-    The order in which a run is resumed: the newest checkpoint; the best evaluation so far, whose
-    checkpoint is kept; the input's position, in samples; the clock. Without a checkpoint the
-    parameters are initialised, or taken from `initial_params`, in shards.
+    The order in which a run is resumed: the run's id; the newest checkpoint that is whole, newer
+    ones being set aside; the best evaluation so far, whose checkpoint is kept; the input's
+    position, in samples; the clock. Without a checkpoint the parameters are initialised, or taken
+    from `initial_params`, in shards.
 
     Attributes:
         state: the training state; the loop replaces it.
@@ -35,6 +38,8 @@ class Session:
         begun: Unix time when the run's first session began.
         productive: seconds of steps in earlier sessions.
         restored: whether there was a checkpoint.
+        notes: lines to print: which checkpoints were set aside.
+        unmeasured: whether an evaluation after `step` is due and was not finished.
     """
 
     state: TrainState
@@ -57,16 +62,20 @@ class Session:
             initial_params: parameters to begin with; None for random ones.
 
         Raises:
-            UserError: the newest checkpoint cannot be read, or is of a run with another seed.
+            UserError: no checkpoint is whole, or the newest is of another run or model, or of
+                another seed.
         """
         self.total_steps = program.units.total_steps
         self._config, self._seed, self._workdir = config, seed, workdir
         self._tokens_per_step = program.units.tokens_per_step
         self._abstract = program.abstract
         self.guard, self.rollbacks = program.guard.initial(), 0
+        self.unmeasured = False
         self.best = Best(config.best_metric, config.patience)
         self.checkpoints = Checkpoints(workdir, config.keep_checkpoints)
         try:
+            run = identity.claim(workdir, self.checkpoints.run_of_latest())
+            self.notes = self.checkpoints.of_run(run)
             restored = self.checkpoints.restore(program.abstract)
             self.restored = restored is not None
             if restored is None:
@@ -104,6 +113,12 @@ class Session:
         self.rollbacks = max(self.rollbacks, clock.get("rollbacks", 0))
         self.begun, self.productive = clock["begun"], clock["productive"]
         self._started = time.monotonic() - clock["seconds"]
+        if clock.get("unmeasured", False):
+            # It may have been finished after this checkpoint was written.
+            measured = held_out_at(self._workdir, self.step)
+            self.unmeasured = measured is None
+            if measured is not None:
+                self.best.update(self.step, measured)
 
     @property
     def source(self) -> str:
@@ -115,7 +130,8 @@ class Session:
     @property
     def complete(self) -> bool:
         """Whether there is nothing left to do."""
-        return self.restored and (self.best.exhausted or self.step >= self.total_steps)
+        done = self.best.exhausted or self.step >= self.total_steps
+        return self.restored and done and not self.unmeasured
 
     @property
     def batch_size(self) -> int:
@@ -138,6 +154,7 @@ class Session:
         self._resume(restored)
         self.sample, self._started, self.first_step = sample, started, first_step
         self.rollbacks += 1
+        self.unmeasured = False
         self.guard = self.guard._replace(in_a_row=np.int32(0))
 
     def save(self, productive: float) -> None:
@@ -157,6 +174,8 @@ class Session:
             "guard": to_json(self.guard),
             "rollbacks": self.rollbacks,
         }
+        if self.unmeasured:
+            clock["unmeasured"] = True
         self.checkpoints.save(self.step, self.state, position, clock)
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ from deberta_jax.errors import UserError
 _FORM = re.compile(
     r"\s*([0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)\s*([kMB]?)\s*(steps?|tokens?|epochs?|%)?\s*"
 )
+_CLOCK = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(second|minute|hour)s?\s*")
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 _MULTIPLES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -55,3 +57,9 @@ class StepUnits:
             "%": lambda: amount / 100 * self.total_steps,
         }[unit]()
         return max(1, round(steps)) if amount else 0
+
+
+def clock_seconds(text: str) -> float:
+    """Seconds in "15 minutes", "2 hours", "90 seconds"; 0 where the text is no such time."""
+    match = _CLOCK.fullmatch(text)
+    return float(match[1]) * _SECONDS[match[2]] if match else 0.0

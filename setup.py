@@ -92,6 +92,13 @@ setup(
             "ipykernel>=7,<8",
             "latex2mathml>=3.78,<4",
         ],
-        "parity": ["torch==2.13.0", "transformers>=5.20,<6", "six>=1.16", "torchmetrics>=1.8,<2"],
+        "parity": [
+            "torch==2.13.0",
+            "transformers>=5.20,<6",
+            "accelerate>=1.10,<2",
+            "sentence-transformers>=6,<7",
+            "six>=1.16",
+            "torchmetrics>=1.8,<2",
+        ],
     },
 )

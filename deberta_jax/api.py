@@ -17,6 +17,7 @@ from deberta_jax.data.dataset import data_directory
 from deberta_jax.data.metadata import Metadata
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation import finetuning_scores
+from deberta_jax.interop.names import LM_HEAD_NAMES
 from deberta_jax.interop.tokenizers import load_tokenizer
 from deberta_jax.parallel import processes
 from deberta_jax.preparation import pipeline
@@ -117,7 +118,14 @@ def evaluate(workdir: Path_) -> dict[str, float]:
     return held_out_metrics(open_run(_path(workdir)))
 
 
-def export(source: Path_, out: Path_, *, onnx: bool = False, max_length: int = 512) -> None:
+def export(
+    source: Path_,
+    out: Path_,
+    *,
+    onnx: bool = False,
+    max_length: int = 512,
+    head_names: str = LM_HEAD_NAMES[0],
+) -> None:
     """Writes a run as files that `transformers` and `load_pretrained` read.
 
     Args:
@@ -125,19 +133,30 @@ def export(source: Path_, out: Path_, *, onnx: bool = False, max_length: int = 5
         out: the directory to write.
         onnx: whether to write `model.onnx` too.
         max_length: tokens of the longest input of `model.onnx`.
+        head_names: a masked LM's in the file: "cls.predictions", which every version of
+            `transformers` reads, or "lm_predictions", as released.
     """
     directories.require_writable(out, "export --out")
     with locks.held(_path(out), "export"):
-        exporting.export(_path(source), _path(out), onnx=onnx, max_length=max_length)
+        exporting.export(
+            _path(source), _path(out), onnx=onnx, max_length=max_length, head_names=head_names
+        )
 
 
-def convert(source: Path_, target: Path_, layout: str = "transformers") -> list[str]:
+def convert(
+    source: Path_,
+    target: Path_,
+    layout: str = "transformers",
+    head_names: str = LM_HEAD_NAMES[0],
+) -> list[str]:
     """Writes a checkpoint in another layout: "transformers", "microsoft" or "orbax".
+
+    `head_names` are a masked LM's in the layout "transformers", as in `export`.
 
     Returns:
         The names of the files.
     """
-    return _convert(_path(source), _path(target), layout)
+    return _convert(_path(source), _path(target), layout, head_names)
 
 
 def _draw_curves(workdir: Path) -> None:
@@ -146,7 +165,12 @@ def _draw_curves(workdir: Path) -> None:
 
 
 def _checked(config: AnyConfig) -> Config:
-    return config if isinstance(config, Config) else schema.freeze(config)
+    """The config, `data.dir` absolute: a run is opened from other working directories too."""
+    checked = config if isinstance(config, Config) else schema.freeze(config)
+    if not checked.data.dir or "://" in checked.data.dir:
+        return checked
+    own = os.path.abspath(os.path.expanduser(checked.data.dir))
+    return dataclasses.replace(checked, data=dataclasses.replace(checked.data, dir=own))
 
 
 def _path(path: Path_) -> Path:

@@ -13,7 +13,7 @@ from ml_collections.config_flags import config_flags
 
 from deberta_jax import recipes
 from deberta_jax.errors import UserError, system_error_in
-from deberta_jax.parallel import host_memory
+from deberta_jax.parallel import absent_tpu, host_memory
 from deberta_jax.parallel import processes as distributed
 from deberta_jax.schema import Config, flatten, freeze, no_such_field
 from deberta_jax.training import signals
@@ -56,6 +56,7 @@ def run(
 
     def main(_):
         host_memory.keep()  # before JAX starts its threads
+        absent_tpu.keep_quiet()
         if processes:
             settings = flags.FLAGS.config.train
             distributed.initialize(

@@ -2,6 +2,9 @@
 
 DIR is the workdir of a run, fine-tuned or not, or a checkpoint. With --onnx also `model.onnx`, for
 inputs of up to --max_length tokens: the fine-tuned model with its head, or else the encoder.
+
+A masked LM's head is called `cls.predictions.*` in the file, as `transformers` calls it by default;
+--head_names=lm_predictions gives it the names of the released checkpoints.
 """
 
 from pathlib import Path
@@ -10,6 +13,7 @@ from absl import flags
 
 from deberta_jax import command, locks
 from deberta_jax.errors import UserError
+from deberta_jax.interop.names import LM_HEAD_NAMES
 from deberta_jax.runs.exporting import export
 
 
@@ -18,6 +22,7 @@ def main(parsed) -> None:
         raise UserError("--out is missing; it names the directory to write")
     out = Path(parsed.out).expanduser()
     options = {"onnx": parsed.onnx, "max_length": parsed.max_length}
+    options["head_names"] = parsed.head_names
     with locks.held(out, "export"):
         exported = export(command.workdir(parsed), out, **options)
     print(f"{exported} exported to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
@@ -27,4 +32,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Directory to write.")
     flags.DEFINE_bool("onnx", False, "Write model.onnx too.")
     flags.DEFINE_integer("max_length", 512, "Longest input of model.onnx.", lower_bound=1)
+    flags.DEFINE_enum(
+        "head_names", LM_HEAD_NAMES[0], LM_HEAD_NAMES, "Names of a masked LM's head in the file."
+    )
     command.run(main, needs_config=False)

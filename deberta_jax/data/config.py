@@ -28,7 +28,8 @@ class DataConfig:
     dir: str = ""
     # Pieces in the SentencePiece vocabulary, the four special ones included, [MASK] not.
     vocab_size: int = 128_000
-    # A tokenizer to use as it is (path of a SentencePiece model). Empty: train one on the corpus.
+    # A tokenizer to use as it is: a SentencePiece model, the tokenizer.json of a unigram tokenizer,
+    # or the directory of either, such as a checkpoint's. Empty: train one on the corpus.
     tokenizer: str = ""
     # Sentences that the tokenizer is trained on, drawn at random when the corpus has more.
     tokenizer_sentences: int = 5_000_000

@@ -8,10 +8,12 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
+from deberta_jax.data.sentencepiece_model import read_model
 from deberta_jax.data.words import unspaced
 from deberta_jax.errors import UserError
 
@@ -100,14 +102,14 @@ class Tokenizer:
     """A SentencePiece model plus [MASK], the id after its last piece."""
 
     def __init__(self, path: str | os.PathLike, expected_sha256: str = ""):
-        """Loads the model in the file `path`.
+        """Loads the model in `path`: a SentencePiece file, tokenizer.json, or the directory of one.
 
         Raises:
             UserError: there is no model, its special pieces lie elsewhere, or its SHA-256 is not
               `expected_sha256` (a damaged model may load without complaint).
         """
         self.path = os.fspath(path)
-        model = _read_model(self.path)
+        model = self.model = read_model(Path(self.path).expanduser(), MASK_PIECE)
         self.sha256 = hashlib.sha256(model).hexdigest()
         if expected_sha256 and self.sha256 != expected_sha256:
             raise UserError(
@@ -187,10 +189,8 @@ def write_pretrained(
 ) -> None:
     """Writes the folder that `AutoTokenizer.from_pretrained` reads, ids and all, offline."""
     os.makedirs(out_dir, exist_ok=True)
-    # Read before the file is opened for writing: it may be the same one.
-    model = _read_model(tokenizer.path)
     with open(os.path.join(out_dir, MODEL_FILE), "wb") as file:
-        file.write(model)
+        file.write(tokenizer.model)
     settings = {
         "tokenizer_class": "DebertaV2Tokenizer",
         "model_max_length": model_max_length,
@@ -208,14 +208,6 @@ def write_pretrained(
     with open(os.path.join(out_dir, "tokenizer_config.json"), "w", encoding="utf-8") as file:
         json.dump(settings, file, indent=2, sort_keys=True)
         file.write("\n")
-
-
-def _read_model(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise UserError(f"tokenizer {path} cannot be read: {error.strerror}") from error
 
 
 def _processor(model: bytes, path: str) -> sentencepiece.SentencePieceProcessor:

@@ -1,15 +1,23 @@
 """Held-out sentences with one word masked, and what a masked model puts there."""
 
 import re
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from deberta_jax.data.dataset import PreparedData
 from deberta_jax.data.packed_text import VALIDATION
+from deberta_jax.data.tokenizer import Tokenizer
+from deberta_jax.data.words import MAX_PIECES, word_starts
 
 # A sentence for an example: long enough to say something, short enough for one line.
 _SENTENCE_WORDS = (8, 22)
+# What ends a sentence: with a blank after it, and in scripts without blanks.
+_ENDS = re.compile(r"(?<=[.!?])\s+")
+_ENDS_WITHOUT_BLANKS = re.compile(
+    r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f\uff61\u17d4\u104b\u0f0d])"
+)
 
 
 def fill_mask_examples(
@@ -73,24 +81,77 @@ def _masked_sentences(data: PreparedData, rng, count: int) -> list[tuple[np.ndar
         if len(sentences) == count:
             break
         row = source[int(record)]
-        text = tokenizer.decode(row["input_ids"][row["segment_ids"] == 1][1:-1])
-        candidates = re.split(r"(?<=[.!?])\s+", text)[1:-1]  # the outer ones may be cut
-        candidates = [s for s in candidates if _fits(len(s.split()))]
-        if not candidates:
+        ids = row["input_ids"][row["segment_ids"] == 1][1:-1]
+        found = _sentence(tokenizer, ids, rng)
+        if found is None:
             continue
-        words = tokenizer.encode(candidates[rng.integers(len(candidates))])
-        ids = np.concatenate([[tokenizer.cls_id], words, [tokenizer.sep_id]])
-        starts = np.append(tokenizer.word_start_V[ids[1:]], True)
-        whole_words = [
-            position
-            for position in range(1, len(ids) - 1)
-            if tokenizer.word_start_V[ids[position]]
-            and (starts[position] or position == len(ids) - 2)
-            and len(tokenizer.decode([ids[position]])) > 2
-        ]
+        ids = np.concatenate([[tokenizer.cls_id], found.ids, [tokenizer.sep_id]])
+        whole_words = [1 + word for word in _one_token_words(tokenizer, found)]
         if whole_words and len(ids) <= data.metadata.sequence_length:
             sentences.append((ids, whole_words[rng.integers(len(whole_words))]))
     return sentences
+
+
+class _Sentence(NamedTuple):
+    """Its tokens, and which of them begin a word: int [L], bool [L]."""
+
+    ids: np.ndarray
+    starts: np.ndarray
+
+
+def _sentence(tokenizer: Tokenizer, ids: np.ndarray, rng) -> _Sentence | None:
+    """One of the sentences of a document's tokens; None where none suits.
+
+    Of text without blanks in which nothing ends a sentence, a stretch of words.
+    """
+    if not len(ids):
+        return None
+    text = tokenizer.decode(ids)
+    spaced = _has_blanks(tokenizer, ids, text)
+    parts = re.split(_ENDS if spaced else _ENDS_WITHOUT_BLANKS, text)
+    candidates = [part for part in parts if part][1:-1]  # the outer ones may be cut
+    if spaced:
+        candidates = [s for s in candidates if _fits(len(s.split()))]
+        if not candidates:
+            return None
+        words = tokenizer.encode(candidates[rng.integers(len(candidates))])
+        return _Sentence(words, _starts(tokenizer, words))
+    tokens = [tokenizer.encode(candidate) for candidate in candidates]
+    sentences = [_Sentence(one, _starts(tokenizer, one)) for one in tokens]
+    sentences = [one for one in sentences if _fits(int(one.starts.sum()))]
+    if sentences:
+        return sentences[rng.integers(len(sentences))]
+    starts = _starts(tokenizer, ids)
+    (words,) = np.nonzero(starts)
+    if len(words) < _SENTENCE_WORDS[0]:
+        return None
+    first = rng.integers(len(words) - _SENTENCE_WORDS[0] + 1)
+    stretch = words[first : first + _SENTENCE_WORDS[1] + 1]
+    cut = slice(stretch[0], stretch[-1])
+    return _Sentence(ids[cut], starts[cut])
+
+
+def _has_blanks(tokenizer: Tokenizer, ids: np.ndarray, text: str) -> bool:
+    """Whether blanks part the words: not in Chinese or Thai, nor in base64 or DNA."""
+    return tokenizer.unspaced_V[ids].mean() < 0.5 and len(text.split()) * MAX_PIECES >= len(ids)
+
+
+def _starts(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
+    """bool [L]: the tokens that begin a word, as masking counts words."""
+    return word_starts(
+        ~tokenizer.is_special_V[ids][None], np.ones((1, len(ids)), int),
+        tokenizer.word_start_V[ids][None], tokenizer.unspaced_V[ids][None],
+    )[0]  # fmt: skip
+
+
+def _one_token_words(tokenizer: Tokenizer, sentence: _Sentence) -> list[int]:
+    """Positions of the words of one token that say something."""
+    ids, ends = sentence.ids, np.append(sentence.starts[1:], True)
+    return [
+        int(position)
+        for position in np.flatnonzero(sentence.starts & ends)
+        if len(tokenizer.decode([ids[position]])) > 2 or tokenizer.unspaced_V[ids[position]]
+    ]
 
 
 def _fits(words: int) -> bool:

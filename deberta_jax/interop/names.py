@@ -1,10 +1,11 @@
 """Names and layouts: which tensor of a released state dict holds which of our parameters."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from deberta_jax.errors import UserError
 from deberta_jax.model.config import ModelConfig
 
 
@@ -87,7 +88,40 @@ HEAD_NAMES = tuple(
 )
 WORD_TABLE = "deberta.embeddings.word_embeddings.weight"
 POSITION_TABLE = "deberta.embeddings.position_embeddings.weight"
+# A masked-LM head's own matrix, in a file whose head is not tied to the word table.
+UNTIED_DECODER = "lm_predictions.lm_head.decoder.weight"
+# Parts of a masked LM that training can make anew, and the beginnings of their tensors' names.
+NEW_PARTS = {"lm_head": "lm_predictions.", "position_embeddings": POSITION_TABLE}
 LM_PREFIX, RTD_PREFIX = "lm_predictions.", "mask_predictions."
+
+
+# What transformers may call a masked LM's head: by default, and as released (`legacy` is false).
+# After `resize_token_embeddings` the second is broken there, versions before 4.48 do not read it.
+LM_HEAD_NAMES = ("cls.predictions", "lm_predictions")
+
+
+def with_head_names(
+    tensors: Mapping[str, np.ndarray], head_names: str = LM_HEAD_NAMES[0]
+) -> dict[str, np.ndarray]:
+    """The tensors of a masked LM with its head under one of `LM_HEAD_NAMES`, in their order.
+
+    Raises:
+        UserError: there are no such names.
+    """
+    if head_names not in LM_HEAD_NAMES:
+        raise UserError(f"head_names is {head_names!r}; it must be {' or '.join(LM_HEAD_NAMES)}")
+    if head_names == LM_HEAD_NAMES[1]:
+        return dict(tensors)
+    renamed = {}
+    for name, tensor in tensors.items():
+        for (old, *_), (new, *_) in zip(LM_HEAD, LEGACY_LM_HEAD, strict=True):
+            name = new + name.removeprefix(old) if name.startswith(old) else name
+        renamed[name.replace("lm_predictions.lm_head.decoder.", "cls.predictions.decoder.")] = (
+            tensor
+        )
+    if "cls.predictions.decoder.weight" in renamed:  # then its bias is not tied either
+        renamed.setdefault("cls.predictions.decoder.bias", renamed["cls.predictions.bias"])
+    return renamed
 
 
 def task_of_tensors(names: Collection[str]) -> str | None:

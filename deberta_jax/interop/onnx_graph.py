@@ -23,6 +23,7 @@ _OPSET, _IR_VERSION = 20, 9
 # Larger weights go to a file beside the graph: a protobuf is limited to 2 GB.
 _LARGEST_FILE = 1 << 30
 _MASKED = np.float32(np.finfo(np.float32).min)
+_IGNORED = "token_type_ids"
 HEADS = (
     None, "sequence_classification", "token_classification", "question_answering",
     "multiple_choice",
@@ -39,8 +40,9 @@ def write_onnx(
     """Writes the graph of a model.
 
     Inputs are `input_ids` and `attention_mask`, int64 [batch, length] ([batch, choices, length] for
-    multiple choice), 0 for padding. The output is `logits`, as `model.task_heads` defines
-    them, or `last_hidden_state`; values at padding are undefined.
+    multiple choice), 0 for padding. `token_type_ids`, which the tokenizer makes too, may be given;
+    DeBERTa has no token types, and it changes nothing. The output is `logits`, as
+    `model.task_heads` defines them, or `last_hidden_state`; values at padding are undefined.
 
     Args:
         path: the file.
@@ -58,8 +60,10 @@ def write_onnx(
     axes = ["batch", "choices", "length"] if task == "multiple_choice" else ["batch", "length"]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, axes)
-        for name in ("input_ids", "attention_mask")
+        for name in ("input_ids", "attention_mask", _IGNORED)
     ]
+    # An input with an initializer may be left out.
+    graph.constants.append(numpy_helper.from_array(np.zeros([1] * len(axes), np.int64), _IGNORED))
     name = "logits" if task else "last_hidden_state"
     shape = graph.model(task, name)
     output = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
@@ -110,7 +114,7 @@ class _Graph:
             self.node("Identity", self.dense(hidden, head), output=output)
             return ["batch", "length", len(self.tensors[f"{head}.bias"])]
         first = self.node("Gather", hidden, np.int64(0), axis=1)
-        pooled = self.node("Gelu", self.dense(first, "pooler.dense"))
+        pooled = self.activation(self.dense(first, "pooler.dense"), self.config.pooler_hidden_act)
         logits = self.dense(pooled, "classifier")
         if task == "multiple_choice":
             choices = self.node("Slice", shape, *_ints(0, 2))

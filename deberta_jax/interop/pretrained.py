@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,9 +13,23 @@ import numpy as np
 from absl import logging
 
 from deberta_jax.errors import UserError
-from deberta_jax.interop.config_json import CLASSIFIERS, label_fields, write_config
+from deberta_jax.interop.config_json import (
+    CLASSIFIERS,
+    head_fields,
+    label_fields,
+    write_config,
+)
 from deberta_jax.interop.files import check_finite, write_tensors
-from deberta_jax.interop.names import HEAD_NAMES, LM_PREFIX, POSITION_TABLE, RTD_PREFIX, entries
+from deberta_jax.interop.names import (
+    HEAD_NAMES,
+    LM_HEAD_NAMES,
+    LM_PREFIX,
+    POSITION_TABLE,
+    RTD_PREFIX,
+    UNTIED_DECODER,
+    entries,
+    with_head_names,
+)
 from deberta_jax.model.compute import ComputeConfig
 from deberta_jax.model.config import ModelConfig
 from deberta_jax.model.heads import Deberta
@@ -65,13 +80,15 @@ def save(
     dtype: str = "float32",
     max_shard_bytes: int = 5 * 10**9,
     label_names: Sequence[str] = (),
+    head_names: str = LM_HEAD_NAMES[0],
 ) -> None:
     """Writes `model.safetensors` and `config.json`, which `transformers` reads too.
 
-    `label_names` are a classifier's, in the order of its outputs.
+    `label_names` are a classifier's, in the order of its outputs; `head_names` are a masked LM's,
+    one of `names.LM_HEAD_NAMES`.
     """
     tensors = to_state_dict(model, params)
-    write(directory, model, tensors, dtype, max_shard_bytes, label_names)
+    write(directory, model, tensors, dtype, max_shard_bytes, label_names, head_names=head_names)
 
 
 def write(
@@ -82,6 +99,7 @@ def write(
     max_shard_bytes: int = 5 * 10**9,
     label_names: Sequence[str] = (),
     problem_type: str | None = None,
+    head_names: str = LM_HEAD_NAMES[0],
 ) -> None:
     """As `save`, from tensors with released names; some may be beside the model's own.
 
@@ -96,12 +114,14 @@ def write(
     with np.errstate(over="ignore"):  # an infinity is named by its tensor below
         tensors = {name: x.astype(DTYPES[dtype]) for name, x in tensors.items()}
     check_finite(tensors, f"what would be written to {directory} as {dtype}")
+    if task_of(model) == "masked_lm":
+        tensors = with_head_names(tensors, head_names)
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, directory, max_shard_bytes)
     labels = getattr(model, "num_labels", 2)
-    spelling = {}
+    spelling: dict[str, Any] = dict(head_fields(tensors))
     if task_of(model) in CLASSIFIERS and len(label_names) == labels:
-        spelling = label_fields(label_names)
+        spelling |= label_fields(label_names)
     if problem_type and task_of(model) == "sequence_classification":
         spelling["problem_type"] = problem_type
     write_config(model.config, directory, task_of(model), labels, dtype, **spelling)
@@ -128,7 +148,7 @@ def from_state_dict(
     task, config = task_of(model), model.config
     wanted = {entry.key: entry for entry in entries(config, task)}
     if task == "masked_lm":
-        tensors = _without_generators_head(tensors, tuple(new), tuple(ignore))
+        tensors = _without_foreign_head(tensors, tuple(new), tuple(ignore))
     like = _shapes(model)
     flat = {path: np.zeros(leaf.shape, np.float32) for path, leaf in _by_path(like).items()}
     _check(wanted, tensors, flat, tuple(new), tuple(ignore))
@@ -143,20 +163,29 @@ def from_state_dict(
     return jax.tree.unflatten(jax.tree.structure(like), flat.values())
 
 
-def _without_generators_head(tensors, new, ignore) -> Mapping[str, np.ndarray]:
-    """The tensors that a masked LM is made of: a discriminator's file has a head of another body.
+def _without_foreign_head(tensors, new, ignore) -> Mapping[str, np.ndarray]:
+    """The tensors that a masked LM is made of, without a head that is not this body's, or untied.
 
     Released v3 checkpoints hold `mask_predictions`, the head of the body that they hold, beside
     `lm_predictions`, whose body is the generator.
     """
-    two_heads = {name.split(".")[0] for name in tensors} >= {"lm_predictions", "mask_predictions"}
-    if not two_heads or RTD_PREFIX.startswith(ignore):
+    names = {name.split(".")[0] for name in tensors}
+    if names >= {"lm_predictions", "mask_predictions"} and not RTD_PREFIX.startswith(ignore):
+        what = (
+            "this is a discriminator (it has mask_predictions.*), and its lm_predictions.* head "
+            "belongs to the generator's body: its logits would be noise. Load the generator, or "
+        )
+    elif UNTIED_DECODER in tensors and not UNTIED_DECODER.startswith(ignore):
+        what = (
+            "the masked-LM head has a matrix of its own (tie_word_embeddings is false); here it is "
+            "the word table. Tie it before saving, or "
+        )
+    else:
         return tensors
     if not LM_PREFIX.startswith(new):
         raise UserError(
-            "this is a discriminator (it has mask_predictions.*), and its lm_predictions.* head "
-            "belongs to the generator's body: its logits would be noise. Load the generator, or "
-            'pass new=["lm_predictions."] for a fresh head to train'
+            f'{what}pass new=["lm_predictions."] for a fresh head to train '
+            "(--config.train.new_parts=\"('lm_head',)\")"
         )
     return {name: x for name, x in tensors.items() if not name.startswith(LM_PREFIX)}
 

@@ -6,11 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deberta_jax.data.nested import transformer_folder
 from deberta_jax.errors import UserError
 from deberta_jax.interop import orbax_params
 from deberta_jax.interop.config_json import read_config
 from deberta_jax.interop.files import read_tensors
-from deberta_jax.interop.names import LEGACY_LM_HEAD, LM_HEAD, POSITION_TABLE, WORD_TABLE
+from deberta_jax.interop.names import (
+    LEGACY_LM_HEAD,
+    LM_HEAD,
+    POSITION_TABLE,
+    UNTIED_DECODER,
+    WORD_TABLE,
+)
+from deberta_jax.interop.wrapped import unwrapped
 from deberta_jax.model.config import ModelConfig
 
 # What a discriminator under GDES adds to its generator's tables; `.weight` is the sum.
@@ -21,7 +29,7 @@ _RELATIVE = ("deberta.encoder.rel_embeddings.", "deberta.encoder.LayerNorm.")
 _TIED = {
     "cls.predictions.decoder.weight": WORD_TABLE,
     "cls.predictions.decoder.bias": "cls.predictions.bias",
-    "lm_predictions.lm_head.decoder.weight": WORD_TABLE,
+    UNTIED_DECODER: WORD_TABLE,
 }
 
 
@@ -38,6 +46,7 @@ def read_released(directory: Path) -> Released:
     Raises:
         UserError: a file is missing, damaged, or describes an architecture that is not supported.
     """
+    directory = transformer_folder(directory)
     if orbax_params.is_orbax(directory):
         tensors = orbax_params.read(directory)
     else:
@@ -60,9 +69,10 @@ def released_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors of one whole model, as `with_deltas` names them, without GDES's deltas.
 
     Raises:
-        UserError: a stored decoder is not the tensor that it should be tied to, or the tensors are
-            of two models, or of a discriminator whose tables are another file's.
+        UserError: a head has two biases, or the tensors are of two models, or of a discriminator
+            whose tables are another file's.
     """
+    tensors = unwrapped(tensors)
     if any(name.startswith(("generator.", "discriminator.")) for name in tensors):
         raise UserError(
             "the tensors are named generator.* and discriminator.*, as replaced token detection "
@@ -81,19 +91,26 @@ def with_deltas(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors under today's released names, without buffers and tied copies.
 
     Old files say `bert.` for `deberta.`, `gamma` and `beta` for a norm's weight and bias; a bare
-    model that `transformers` saved has no prefix at all; its default masked-LM head is named
-    `cls.predictions` for `lm_predictions.lm_head`.
+    model that `transformers` saved has no prefix at all, one inside another model has that model's;
+    its default masked-LM head is named `cls.predictions` for `lm_predictions.lm_head`.
 
     Raises:
-        UserError: a stored decoder is not the tensor that it should be tied to.
+        UserError: a head has two biases, or there are several encoders.
     """
+    tensors = unwrapped(tensors)
     bare = any(name.startswith("embeddings.word_embeddings.") for name in tensors)
     renamed = {_renamed(name, bare): tensor for name, tensor in tensors.items()}
     for name in _BUFFERS:
         renamed.pop(name, None)
     for name, source in _TIED.items():
         tied = renamed.pop(name, None)
-        if tied is not None and not np.array_equal(tied, renamed.setdefault(source, tied)):
+        if tied is None or np.array_equal(tied, renamed.setdefault(source, tied)):
+            continue
+        if source == WORD_TABLE:  # whoever reads the head refuses it
+            renamed[UNTIED_DECODER] = tied
+        elif UNTIED_DECODER in renamed:
+            renamed[UNTIED_DECODER.replace("weight", "bias")] = tied
+        else:
             raise UserError(f"{name} differs from {source}, which it should be tied to")
     for (old, _, _), (new, _, _) in zip(LEGACY_LM_HEAD, LM_HEAD, strict=True):
         for name in [name for name in renamed if name.startswith(old)]:

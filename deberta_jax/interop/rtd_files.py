@@ -35,6 +35,7 @@ from deberta_jax.interop.rtd_pair import (
 )
 from deberta_jax.interop.tokenizer_files import has_vocabulary
 from deberta_jax.interop.tokenizers import PretrainedTokenizer, load_tokenizer
+from deberta_jax.interop.wrapped import unwrapped
 from deberta_jax.model.config import ModelConfig
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
@@ -163,6 +164,7 @@ def _read(path: Path, part: str) -> _Half:
 
 def _half(file: _Half, part: str) -> _Half:
     """The model called `part` of a file that may hold both."""
+    file = file._replace(tensors=_blaming(file.source, unwrapped, file.tensors))
     parts = {name.split(".")[0] for name in file.tensors} & {GENERATOR, DISCRIMINATOR}
     if parts and part not in parts:
         raise UserError(f"{file.source} holds a {parts.pop()} only; it must hold a {part}")

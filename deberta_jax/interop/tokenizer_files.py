@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, models
 
+from deberta_jax.data.nested import transformer_folder
 from deberta_jax.errors import UserError
 
 TOKENIZER = "tokenizer.json"
@@ -55,9 +56,9 @@ class TokenizerFiles:
 
     def __init__(self, path: Path):
         """Raises `UserError` where there is no directory, or a file cannot be read."""
-        self.path = path
         if not path.is_dir():
             raise UserError(f"tokenizer directory {path} does not exist")
+        self.path = path = transformer_folder(path)
         self.contents: dict[str, bytes] = {}
         for name in (*SAVED, SETTINGS, CONFIG):
             try:

@@ -97,6 +97,10 @@ class DisentangledSelfAttention(nn.Module):
             jnp.squeeze(part, 0) for part in jnp.split(projected, len(projected), axis=0)
         )
         query = first[0] if first else query
+        # Parameters depend on no scores: what their making computes with is nothing to warn of.
+        implementation = self.compute.attention
+        if self.is_initializing() and implementation == "auto":
+            implementation = "xla"
         rate = 0.0 if self.deterministic else c.attention_probs_dropout_prob
         return disentangled_attention(
             query,
@@ -110,7 +114,7 @@ class DisentangledSelfAttention(nn.Module):
             dropout_rng=self.make_rng("dropout") if rate else None,
             causal=c.causal,
             biases_3HD=self.qkv_bias,
-            implementation=self.compute.attention,
+            implementation=implementation,
             partition=PartitionSpec(
                 *splitting_axes(("batch", "length", "heads", "head"), query.shape)
             ),

@@ -10,6 +10,7 @@ _CHOICES = {
     "norm_rel_ebd": ("none", "layer_norm"),
     "hidden_act": ("gelu", "gelu_new", "relu", "tanh"),
     "conv_act": ("gelu", "gelu_new", "relu", "tanh"),
+    "pooler_hidden_act": ("gelu", "gelu_new", "relu", "tanh"),
 }
 
 
@@ -65,6 +66,8 @@ class ModelConfig:
     conv_kernel_size: int = 0
     # Activation of that convolution.
     conv_act: str = "gelu"
+    # Activation of the pooler, which a sequence classifier reads.
+    pooler_hidden_act: str = "gelu"
     # Standard deviation of the initial weights.
     initializer_range: float = _varies(0.02)
     # Epsilon of every LayerNorm.
@@ -96,6 +99,11 @@ class ModelConfig:
         if self.conv_kernel_size < 0 or (self.conv_kernel_size and self.conv_kernel_size % 2 == 0):
             raise UserError(
                 f"model.conv_kernel_size is {self.conv_kernel_size}; it must be 0 or an odd number"
+            )
+        if self.conv_kernel_size and self.num_hidden_layers == 1:
+            raise UserError(
+                f"model.conv_kernel_size is {self.conv_kernel_size} and model.num_hidden_layers 1: "
+                "the convolution lies between the first layer and the last, so it needs 2 layers"
             )
         if self.position_buckets < 0 or self.position_buckets == 1:
             raise UserError(

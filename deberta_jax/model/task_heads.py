@@ -14,7 +14,7 @@ from deberta_jax.model.layers import ACTIVATIONS, Dense, LayerNorm
 
 
 class Pooler(nn.Module):
-    """The first token's hidden state, through a dense layer and GELU."""
+    """The first token's hidden state, through a dense layer and its activation."""
 
     config: ModelConfig
     compute: ComputeConfig = ComputeConfig()
@@ -23,7 +23,7 @@ class Pooler(nn.Module):
     def __call__(self, hidden_BLE: Float[Array, "B L E"]) -> Float[Array, "B E"]:
         width = self.config.hidden_size
         dense = Dense(self.config, self.compute, width, ("embed", None), name="dense")
-        return ACTIVATIONS["gelu"](dense(hidden_BLE[:, 0]))
+        return ACTIVATIONS[self.config.pooler_hidden_act](dense(hidden_BLE[:, 0]))
 
 
 def classifier_dropout(model) -> Dropout:

@@ -14,6 +14,8 @@ from deberta_jax.data.input import MakeBatch
 from deberta_jax.data.tokenizer import Tokenizer
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
+from deberta_jax.interop.continued import continued
+from deberta_jax.interop.names import NEW_PARTS, POSITION_TABLE
 from deberta_jax.interop.released import Released
 from deberta_jax.interop.rtd_pair import Pair
 from deberta_jax.model.config import ModelConfig
@@ -24,6 +26,7 @@ from deberta_jax.training.trainable import Batch, Scalars, Stage
 
 Params = Any
 Shapes = dict[str, jax.ShapeDtypeStruct]
+_TABLE_PART = "position_embeddings"
 
 
 @runtime_checkable
@@ -33,6 +36,10 @@ class InitialCheckpoint(Protocol):
     @property
     def path(self) -> Path:
         """Where it is."""
+
+    @property
+    def new_parts(self) -> Sequence[str]:
+        """Parts that are made new although it has them (`train.new_parts`)."""
 
     def single(self) -> Released:
         """Its one model, or a run's own."""
@@ -148,16 +155,23 @@ class Objective(abc.ABC):
         return params
 
     def initial_params(self, checkpoint: InitialCheckpoint) -> Params:
-        """Parameters to begin with, from what `train.init` names.
+        """Parameters to begin with, from what `train.init` names; new parts are printed.
 
         Raises:
             UserError: it is of another architecture, listing every field that differs; or tensors
                 are missing, extra or misshapen.
         """
-        stated, tensors = checkpoint.single()
+        source, single = f"train.init={checkpoint.path}", checkpoint.single()
         model = self.models[self.exported[0]]
-        check_architecture(f"train.init={checkpoint.path}", stated, model.config)
-        return pretrained.from_state_dict(model, tensors)
+        # Without a table in its file, or with a new one here, it matters not how it decoded.
+        decoder = POSITION_TABLE not in single.tensors or _TABLE_PART in checkpoint.new_parts
+        but = ("enhanced_mask_decoder",) if decoder and model.config.decodes_with_emd else ()
+        check_architecture(source, single.config, model.config, but)
+        params, new = continued(model, single, checkpoint.new_parts)
+        if new and jax.process_index() == 0:
+            parts = ", ".join(f"{part} ({NEW_PARTS[part]}*)" for part in new)
+            print(f"{source}: not its own but new, to be learned: {parts}")
+        return params
 
     def released(self, params: Params, name: str) -> Released:
         """The model called `name` as a checkpoint, its tensors under released names."""

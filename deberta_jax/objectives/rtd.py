@@ -75,7 +75,8 @@ class ReplacedTokenDetection(Objective):
         """
         rtd = rtd or RtdConfig()
         self.config, self.rtd, self.masking = config, rtd, masking
-        layers = rtd.generator_layers or max(1, config.num_hidden_layers // 2)
+        least = 1 + bool(config.conv_kernel_size)  # the convolution needs a layer of its own
+        layers = rtd.generator_layers or max(least, config.num_hidden_layers // 2)
         self.generator_config = dataclasses.replace(config, num_hidden_layers=layers)
         self.models = {
             "discriminator": DebertaForReplacedToken(config, compute),
@@ -163,6 +164,8 @@ class ReplacedTokenDetection(Objective):
         E_delta is E_D - E_G where both are there: the discriminator goes on from where it stood.
         Under "es", which has one table, it is the discriminator's.
         """
+        if checkpoint.new_parts:
+            raise UserError("train.new_parts is for the objectives of one model, not for 'rtd'")
         pair = checkpoint.pair()
         source, decoder = f"train.init={checkpoint.path}", ("enhanced_mask_decoder",)
         check_architecture(source, pair.discriminator.config, self.config, decoder)

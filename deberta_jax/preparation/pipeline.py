@@ -5,6 +5,7 @@ import functools
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -15,8 +16,10 @@ from deberta_jax.data.dataset import COUNTS_FILE, TOKENIZER_DIR, counts_digest, 
 from deberta_jax.data.masking import derive_seed
 from deberta_jax.data.metadata import Metadata, SplitCounts
 from deberta_jax.data.packed_text import TRAIN, VALIDATION, Sequence, write_records
+from deberta_jax.data.sentencepiece_model import added_tokens
 from deberta_jax.data.tokenizer import (
     FIRST_ORDINARY_ID,
+    MASK_PIECE,
     MODEL_FILE,
     Tokenizer,
     train_tokenizer,
@@ -218,6 +221,11 @@ class _Preparation:
         os.makedirs(folder)
         if self.config.tokenizer:
             tokenizer = _configured_tokenizer(self.config)
+            if added := added_tokens(Path(self.config.tokenizer).expanduser(), MASK_PIECE):
+                self.log(
+                    f"{self.config.tokenizer}: {len(added):,} added tokens, such as {added[0]!r}, "
+                    "have no id in the data: their text is cut into pieces"
+                )
         else:
             trained = os.path.join(folder, MODEL_FILE)
             sentences = self._sentences()

@@ -1,10 +1,13 @@
 """Checkpoints from one layout to another, every tensor carried over bit for bit."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from deberta_jax.data.nested import transformer_folder
 from deberta_jax.errors import UserError
 from deberta_jax.interop import layouts
+from deberta_jax.interop.names import LM_HEAD_NAMES
 from deberta_jax.interop.released import Released, read_released
 from deberta_jax.interop.rtd_export import write_pair
 from deberta_jax.runs import directories
@@ -13,7 +16,7 @@ from deberta_jax.runs.loading import run_pair
 from deberta_jax.runs.opening import Run, open_run, tokenizer_directory
 from deberta_jax.runs.writing import model_folder
 
-LAYOUTS = {
+LAYOUTS: dict[str, Callable] = {
     "transformers": layouts.write_transformers,
     "microsoft": layouts.write_microsoft,
     "orbax": layouts.write_orbax,
@@ -25,13 +28,20 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def convert(source: Path, target: Path, layout: str = "transformers") -> list[str]:
+def convert(
+    source: Path,
+    target: Path,
+    layout: str = "transformers",
+    head_names: str = LM_HEAD_NAMES[0],
+) -> list[str]:
     """Writes the checkpoint or run in `source` to `target`; returns the names of the files.
 
     Args:
         source: a checkpoint in any layout, or the workdir of a run.
         target: a new or empty directory.
         layout: a key of `LAYOUTS`.
+        head_names: a masked LM's in the layout "transformers", one of `names.LM_HEAD_NAMES`; the
+            other layouts have the released ones.
 
     Raises:
         UserError: `source` holds none, `target` is not empty, or there is no such layout.
@@ -43,23 +53,28 @@ def convert(source: Path, target: Path, layout: str = "transformers") -> list[st
     run = None if found.kind is Kind.CHECKPOINT else open_run(source)
     with model_folder(target) as folder:
         if run is not None and len(run.objective.exported) > 1:
-            _write_models(run, folder, layout)
+            _write_models(run, folder, layout, head_names)
         elif run is not None:
-            _write(run.released(), tokenizer_directory(source), folder, layout)
+            _write(run.released(), tokenizer_directory(source), folder, layout, head_names)
         else:
-            _write(read_released(source), source, folder, layout)
+            _write(read_released(source), transformer_folder(source), folder, layout, head_names)
     return sorted(path.name for path in target.iterdir())
 
 
-def _write(checkpoint: Released, tokenizer: Path, target: Path, layout: str) -> None:
+def _write(
+    checkpoint: Released, tokenizer: Path, target: Path, layout: str, head_names: str
+) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    LAYOUTS[layout](checkpoint, target)
+    if layout == "transformers":
+        layouts.write_transformers(checkpoint, target, head_names)
+    else:
+        LAYOUTS[layout](checkpoint, target)
     for name in _TOKENIZER_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, target / name)
 
 
-def _write_models(run: Run, target: Path, layout: str) -> None:
+def _write_models(run: Run, target: Path, layout: str, head_names: str) -> None:
     """The first model in `target`, the others in folders of their names; both models of
     replaced-token detection as Microsoft published them, in that layout."""
     first, *others = run.objective.exported
@@ -67,6 +82,6 @@ def _write_models(run: Run, target: Path, layout: str) -> None:
         write_pair(target, run_pair(run), layout=layout)
         return
     tokenizer = tokenizer_directory(run.workdir)
-    _write(run.released(first), tokenizer, target, layout)
+    _write(run.released(first), tokenizer, target, layout, head_names)
     for name in others:
-        _write(run.released(name), tokenizer, target / name, layout)
+        _write(run.released(name), tokenizer, target / name, layout, head_names)

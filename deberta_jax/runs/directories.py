@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from deberta_jax import objectives, storage
 from deberta_jax.data.metadata import METADATA_FILE
+from deberta_jax.data.nested import transformer_folder
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation import finetuning_scores
 from deberta_jax.interop import files, orbax_params
@@ -273,6 +274,8 @@ def _step_or_steps(path: Path, names: list[str]) -> Found | None:
 
 
 def _checkpoint(path: Path, names: list[str]) -> Found | None:
+    if (own := transformer_folder(path)) != path and files.holds_weights(own):
+        return Found(path, Kind.CHECKPOINT, "a checkpoint in sentence-transformers' layout")
     if orbax_params.is_orbax(path):
         return Found(path, Kind.CHECKPOINT, "a checkpoint in Orbax's layout")
     if not files.holds_weights(path):
@@ -398,7 +401,7 @@ def _advice_to_read(found: Found, use: Use) -> str:
     if kind is Kind.DATA:
         return f"train reads it as data.dir={path}"
     if kind is Kind.TOKENIZER:
-        return "prepare reads its spm.model as data.tokenizer"
+        return f"prepare reads it as data.tokenizer={path}"
     if kind is Kind.WORKDIR:
         return "train first"
     if kind is Kind.STARTED:

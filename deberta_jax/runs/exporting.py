@@ -4,7 +4,7 @@ from pathlib import Path
 
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
-from deberta_jax.interop.names import task_of_tensors
+from deberta_jax.interop.names import LM_HEAD_NAMES, task_of_tensors
 from deberta_jax.model.task_heads import task_of
 from deberta_jax.runs import directories
 from deberta_jax.runs.directories import Kind
@@ -21,7 +21,14 @@ _PROBLEM_TYPES = {
 }
 
 
-def export(source: Path, out: Path, *, onnx: bool = False, max_length: int = 512) -> str:
+def export(
+    source: Path,
+    out: Path,
+    *,
+    onnx: bool = False,
+    max_length: int = 512,
+    head_names: str = LM_HEAD_NAMES[0],
+) -> str:
     """Writes `out`, which `transformers` and `load_pretrained` read; returns what was exported.
 
     A run is written as `model.safetensors`, `config.json` and its tokenizer. Where its objective
@@ -33,6 +40,7 @@ def export(source: Path, out: Path, *, onnx: bool = False, max_length: int = 512
         onnx: whether to write `model.onnx` too: the fine-tuned model with its head, or else the
             encoder.
         max_length: tokens of the longest input of `model.onnx`.
+        head_names: a masked LM's in the file, one of `interop.names.LM_HEAD_NAMES`.
 
     Raises:
         UserError: `source` is neither, or `out` cannot be written.
@@ -44,7 +52,7 @@ def export(source: Path, out: Path, *, onnx: bool = False, max_length: int = 512
     if found.kind is not Kind.CHECKPOINT:
         run = open_run(found.path)
         with model_folder(out) as folder:
-            _export_run(run, folder, onnx, max_length)
+            _export_run(run, folder, onnx, max_length, head_names)
         return f"step {run.step}"
     head = task_of_tensors(read_checkpoint(source).tensors)
     model, params = load_pretrained(source, head)
@@ -54,15 +62,16 @@ def export(source: Path, out: Path, *, onnx: bool = False, max_length: int = 512
     return str(source)
 
 
-def _export_run(run: Run, out: Path, onnx: bool, max_length: int) -> None:
+def _export_run(run: Run, out: Path, onnx: bool, max_length: int, head_names: str) -> None:
     first = run.objective.exported[0]
     for name in run.objective.exported:
         directory = out if name == first else out / name
         model, released = run.objective.models[name], run.released(name)
         labels, problem = run.config.task.labels, _PROBLEM_TYPES.get(run.config.objective)
         pretrained.write(
-            directory, model, released.tensors, label_names=labels, problem_type=problem
-        )
+            directory, model, released.tensors,
+            label_names=labels, problem_type=problem, head_names=head_names,
+        )  # fmt: skip
         run.write_tokenizer(directory)
         if onnx:
             params = run.objective.params_of(run.params, name)

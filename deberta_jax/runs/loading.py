@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from deberta_jax.interop import pretrained, rtd_files, rtd_pair
+from deberta_jax.interop.names import LM_HEAD_NAMES
 from deberta_jax.interop.released import Released, read_released
 from deberta_jax.interop.rtd_pair import Pair
 from deberta_jax.interop.tokenizers import PretrainedTokenizer, load_tokenizer
@@ -51,9 +52,11 @@ class Initial:
 
     Attributes:
         path: where it is.
+        new_parts: what is made new although it has them.
     """
 
     path: Path
+    new_parts: tuple[str, ...] = ()
 
     def single(self) -> Released:
         return read_checkpoint(self.path)
@@ -104,7 +107,13 @@ def tokenizer_folder(path: str | os.PathLike) -> Path:
 
 
 def save_pretrained(
-    path: str | os.PathLike, model: Deberta, params, *, tokenizer=None, dtype: str = "float32"
+    path: str | os.PathLike,
+    model: Deberta,
+    params,
+    *,
+    tokenizer=None,
+    dtype: str = "float32",
+    head_names: str = LM_HEAD_NAMES[0],
 ) -> None:
     """Writes what `load_pretrained` and `transformers` read.
 
@@ -114,9 +123,11 @@ def save_pretrained(
         params: its parameters.
         tokenizer: anything with `save(directory)`, such as what `load_tokenizer` returns.
         dtype: of the file: "float32", "float16", "bfloat16".
+        head_names: a masked LM's in the file: "cls.predictions", which every version of
+            `transformers` reads, or "lm_predictions", as released.
     """
     found = directories.require_writable(path, "save_pretrained")
     with model_folder(found.path) as folder:
-        pretrained.save(folder, model, params, dtype)
+        pretrained.save(folder, model, params, dtype, head_names=head_names)
         if tokenizer is not None:
             tokenizer.save(folder)

@@ -11,6 +11,7 @@ import jax
 from deberta_jax import objectives, schema
 from deberta_jax.data import dataset
 from deberta_jax.data.dataset import PreparedData, data_directory
+from deberta_jax.data.sentencepiece_model import holds_model
 from deberta_jax.data.tokenizer import MODEL_FILE, Tokenizer, write_pretrained
 from deberta_jax.errors import UserError
 from deberta_jax.interop.released import Released
@@ -102,13 +103,12 @@ def is_run(directory: Path) -> bool:
 def check_tokenizer(prepared: PreparedData, directory: Path, owner: str) -> None:
     """Raises `UserError` where the tokenizer in `directory` is another than that of the data.
 
-    A directory without a SentencePiece model says nothing.
+    A directory without a unigram tokenizer says nothing.
     """
-    own, given = directory / MODEL_FILE, Path(prepared.tokenizer.path)
-    if own.is_file() and own.read_bytes() != given.read_bytes():
+    if holds_model(directory) and Tokenizer(directory).pieces != prepared.tokenizer.pieces:
         raise UserError(
-            f"{owner} with another tokenizer ({own}) than the data in {prepared.directory}: every "
-            "id would mean another piece; prepare the data with it (data.tokenizer)"
+            f"{owner} with another tokenizer ({directory}) than the data in {prepared.directory}: "
+            "every id would mean another piece; prepare the data with it (data.tokenizer)"
         )
 
 

@@ -113,7 +113,8 @@ def initial_params(config: Config, objective: Objective):
     Raises:
         UserError: that checkpoint is none, or is of another architecture.
     """
-    return objective.initial_params(Initial(Path(config.train.init).expanduser()))
+    settings = config.train
+    return objective.initial_params(Initial(Path(settings.init).expanduser(), settings.new_parts))
 
 
 def make_step_units(config: Config, prepared: PreparedData) -> StepUnits:

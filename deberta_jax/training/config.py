@@ -105,6 +105,9 @@ class TrainConfig:
 
     # A checkpoint to begin with (released, exported, or a run's workdir). Empty: random weights.
     init: str = ""
+    # Parts of a masked LM that are made anew although `init` has them: "lm_head", the head that
+    # predicts tokens, "position_embeddings", the mask decoder's table. What `init` lacks is new.
+    new_parts: tuple[str, ...] = ()
     # Length of the run.
     duration: str = "1M steps"
     # Sequences in a step, over all devices.

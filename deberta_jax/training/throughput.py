@@ -87,7 +87,10 @@ class Throughput:
             metrics["perf/step_seconds"] = seconds / self._steps
             metrics["perf/input_seconds"] = waits["input"] / self._steps
             if self._peak_flops:
-                metrics["perf/mfu"] = speed * self._flops_per_token / self._peak_flops
+                mfu = speed * self._flops_per_token / self._peak_flops
+                # Nothing is faster than its peak: that was measured while others ran, too.
+                if mfu <= 1:
+                    metrics["perf/mfu"] = mfu
         metrics["perf/eval_seconds"] = waits["eval"]
         metrics["perf/checkpoint_seconds"] = waits["checkpoint"]
         seconds = self._seconds_before + time.perf_counter() - self._began

@@ -281,7 +281,7 @@ ADVICE = {
     ("score", "hub"): "name {root}/hub/snapshots/0abc",
     ("score", "other"): "a checkpoint has config.json and model.safetensors",
     ("score", "data"): "train reads it as data.dir",
-    ("score", "tokenizer"): "prepare reads its spm.model as data.tokenizer",
+    ("score", "tokenizer"): "prepare reads it as data.tokenizer=",
     ("train.init", "pair"): "name {root}/pair/discriminator",
     ("export", "started"): "the command that started it goes on",
     ("evaluate", "unfinished"): "the finetune command that started it goes on",

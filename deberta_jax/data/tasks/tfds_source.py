@@ -16,6 +16,9 @@ PREFIX = "tfds:"
 _NAMED = re.compile(r"([^:\[\]+]+(?::[\d.*]+)?):(.+)")
 # Families that TFDS finds by name only where TensorFlow is there, by their classes.
 _CLASSES = {"glue": "Glue", "super_glue": "SuperGlue", "goemotions": "Goemotions"}
+# How often a download is tried again, after twice the pause each time: for six seconds. TFDS's own
+# ten take minutes to say that there is no network.
+_RETRIES = 5
 # All that their modules take of TensorFlow to say what their records hold.
 _DTYPES = types.SimpleNamespace(int32=np.int32, bool=np.bool_)
 
@@ -32,6 +35,8 @@ def read(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if not match:
         raise UserError(f"{source}: it has to be {PREFIX}NAME:SPLIT, such as tfds:glue/sst2:train")
     name, split = match.groups()
+    downloader: Any = importlib.import_module("tensorflow_datasets.core.download.downloader")
+    downloader.MAX_RETRIES = _RETRIES
     try:
         builder = _builder(tfds, name)
         builder.download_and_prepare(file_format="array_record")

@@ -22,7 +22,9 @@ class Continued(NamedTuple):
     new: tuple[str, ...]
 
 
-def continued(model: Deberta, checkpoint: Released, new_parts: Sequence[str] = ()) -> Continued:
+def continued(
+    model: Deberta, checkpoint: Released, new_parts: Sequence[str] = (), seed: int = 0
+) -> Continued:
     """The parameters of `model` from a checkpoint of its architecture.
 
     A part that the checkpoint lacks as a whole is initialised: a fine-tuned classifier or a bare
@@ -32,6 +34,7 @@ def continued(model: Deberta, checkpoint: Released, new_parts: Sequence[str] = (
         model: a masked LM.
         checkpoint: an encoder, with or without heads.
         new_parts: names of parts that are initialised although the checkpoint has them.
+        seed: of what is initialised.
 
     Raises:
         UserError: there is no such part; tensors are missing, extra or misshapen; or the
@@ -48,7 +51,7 @@ def continued(model: Deberta, checkpoint: Released, new_parts: Sequence[str] = (
         if not _names(tensors, part):
             new.append(part)
     prefixes = [NEW_PARTS[part] for part in new]
-    return Continued(from_state_dict(model, tensors, new=prefixes), tuple(new))
+    return Continued(from_state_dict(model, tensors, new=prefixes, seed=seed), tuple(new))
 
 
 def _can_be_new(model: Deberta, part: str) -> bool:

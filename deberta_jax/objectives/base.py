@@ -41,6 +41,10 @@ class InitialCheckpoint(Protocol):
     def new_parts(self) -> Sequence[str]:
         """Parts that are made new although it has them (`train.new_parts`)."""
 
+    @property
+    def seed(self) -> int:
+        """Of new parts."""
+
     def single(self) -> Released:
         """Its one model, or a run's own."""
 
@@ -167,7 +171,7 @@ class Objective(abc.ABC):
         decoder = POSITION_TABLE not in single.tensors or _TABLE_PART in checkpoint.new_parts
         but = ("enhanced_mask_decoder",) if decoder and model.config.decodes_with_emd else ()
         check_architecture(source, single.config, model.config, but)
-        params, new = continued(model, single, checkpoint.new_parts)
+        params, new = continued(model, single, checkpoint.new_parts, checkpoint.seed)
         if new and jax.process_index() == 0:
             parts = ", ".join(f"{part} ({NEW_PARTS[part]}*)" for part in new)
             print(f"{source}: not its own but new, to be learned: {parts}")

@@ -53,10 +53,12 @@ class Initial:
     Attributes:
         path: where it is.
         new_parts: what is made new although it has them.
+        seed: of new parts.
     """
 
     path: Path
     new_parts: tuple[str, ...] = ()
+    seed: int = 0
 
     def single(self) -> Released:
         return read_checkpoint(self.path)

@@ -114,7 +114,8 @@ def initial_params(config: Config, objective: Objective):
         UserError: that checkpoint is none, or is of another architecture.
     """
     settings = config.train
-    return objective.initial_params(Initial(Path(settings.init).expanduser(), settings.new_parts))
+    path = Path(settings.init).expanduser()
+    return objective.initial_params(Initial(path, settings.new_parts, config.seed))
 
 
 def make_step_units(config: Config, prepared: PreparedData) -> StepUnits:

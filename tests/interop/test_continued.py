@@ -124,6 +124,8 @@ def test_what_a_checkpoint_lacks_is_new_and_named(checkpoint, tmp_path, capsys):
     new = own.keys() - encoder.keys()
     assert new == {n for n in want.tensors if n.startswith(("lm_predictions.", TABLE))}
     assert np.std(own[TABLE]) == pytest.approx(MODEL.config.initializer_range, rel=0.1)
+    other = pretrained.to_state_dict(MODEL, objective.initial_params(Initial(directory, seed=1)))
+    assert {name for name in own if not np.array_equal(own[name], other[name])} >= {TABLE}
     with pytest.raises(UserError, match=r"train\.new_parts is for the objectives of one model"):
         rtd = ReplacedTokenDetection(MODEL.config, compute=None, masking=None)
         rtd.initial_params(Initial(directory, ("lm_head",)))

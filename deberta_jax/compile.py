@@ -52,7 +52,7 @@ def main(parsed) -> None:
         )
     if parsed.json:
         values = [one.to_dict() for one in reports]
-        path = storage.as_path(parsed.json)
+        path = storage.user_path(parsed.json)
         storage.write_json(path, values[0] if len(values) == 1 else values)
     if not fitting:
         last = reports[-1]

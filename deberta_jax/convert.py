@@ -9,11 +9,9 @@ layout a masked LM's head is called `cls.predictions.*`, as `transformers` calls
 --head_names=lm_predictions keeps the names of the released checkpoints.
 """
 
-from pathlib import Path
-
 from absl import flags
 
-from deberta_jax import command
+from deberta_jax import command, storage
 from deberta_jax.errors import UserError
 from deberta_jax.interop.names import LM_HEAD_NAMES
 from deberta_jax.runs.converting import LAYOUTS, convert
@@ -23,7 +21,7 @@ def main(parsed) -> None:
     for name in ("from", "to"):
         if not parsed[name].value:
             raise UserError(f"--{name} is missing; it names a directory")
-    source, target = (Path(parsed[name].value).expanduser() for name in ("from", "to"))
+    source, target = (storage.user_path(parsed[name].value) for name in ("from", "to"))
     written = convert(source, target, parsed.layout, parsed.head_names)
     print(f"{source} -> {target} ({parsed.layout}): {', '.join(written)}")
 

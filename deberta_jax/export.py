@@ -7,11 +7,9 @@ A masked LM's head is called `cls.predictions.*` in the file, as `transformers` 
 --head_names=lm_predictions gives it the names of the released checkpoints.
 """
 
-from pathlib import Path
-
 from absl import flags
 
-from deberta_jax import command, locks
+from deberta_jax import command, locks, storage
 from deberta_jax.errors import UserError
 from deberta_jax.interop.names import LM_HEAD_NAMES
 from deberta_jax.runs.exporting import export
@@ -20,7 +18,7 @@ from deberta_jax.runs.exporting import export
 def main(parsed) -> None:
     if not parsed.out:
         raise UserError("--out is missing; it names the directory to write")
-    out = Path(parsed.out).expanduser()
+    out = storage.user_path(parsed.out)
     options = {"onnx": parsed.onnx, "max_length": parsed.max_length}
     options["head_names"] = parsed.head_names
     with locks.held(out, "export"):

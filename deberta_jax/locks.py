@@ -124,7 +124,7 @@ class _Lock:
         self._thread.join()
         owner = _owner(_read(self._path))
         if owner and owner.token == self._owner.token:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(UserError), storage.one_line(self._path):
                 self._path.unlink(missing_ok=True)
 
     def _dead_text(self, directory: storage.PathLike) -> str:
@@ -182,10 +182,10 @@ def _make(folder: Any) -> bool:
 
 
 def _read(path: Any) -> str:
-    """The text of a lock; "" where there is none."""
+    """The text of a lock; "" where there is none, or it cannot be read."""
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
+        return storage.read_text(path)
+    except UserError:
         return ""
 
 

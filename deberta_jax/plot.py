@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from deberta_jax import command
+from deberta_jax import command, storage
 from deberta_jax.errors import UserError
 from deberta_jax.interop.tokenizers import PretrainedTokenizer
 from deberta_jax.report import figures
@@ -34,7 +34,7 @@ def main(parsed) -> None:
         raise UserError(f"what to plot is missing; it is one of {', '.join(WHAT)}")
     if not parsed.out:
         raise UserError("--out is missing; it names the picture to write, such as maps.png")
-    out = figures.check_path(Path(parsed.out).expanduser())
+    out = figures.check_path(storage.user_path(parsed.out))
     directories.check_writable(out.parent, "--out")
     _DRAWN_BY[parsed.what](parsed, out)
     print(f"{parsed.what} drawn in {out}")
@@ -116,7 +116,7 @@ _DRAWN_BY = dict(zip(WHAT, (plot_attention, plot_profiles, plot_curves, plot_nor
 
 
 def _directories(parsed, flag: str) -> list[Path]:
-    paths = [Path(path).expanduser() for path in parsed[flag].value or ()]
+    paths = [storage.user_path(path) for path in parsed[flag].value or ()]
     if not paths:
         raise UserError(f"--{flag} is missing; it names one directory, or several with commas")
     for path in paths:

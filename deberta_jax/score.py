@@ -6,11 +6,9 @@ model gives pseudo-log-likelihoods, a causal one log-likelihoods, a v3 discrimin
 token was replaced: docs/language_modelling.md.
 """
 
-from pathlib import Path
-
 from absl import flags
 
-from deberta_jax import command
+from deberta_jax import command, storage
 from deberta_jax.errors import UserError
 from deberta_jax.evaluation.sentence_files import read_items
 from deberta_jax.runs import directories
@@ -21,12 +19,12 @@ def main(parsed) -> None:
     for name in ("checkpoint", "input", "out"):
         if not getattr(parsed, name):
             raise UserError(f"--{name} is missing")
-    out = Path(parsed.out).expanduser()
+    out = storage.user_path(parsed.out)
     directories.check_file(out, "--out")
     directories.require(parsed.checkpoint, "score")
     items = read_items(parsed.input, parsed.text_field, parsed.tfds_dir)
     options = {name: getattr(parsed, name) for name in ("method", "dtype", "batch_tokens")}
-    results, method = score(Path(parsed.checkpoint).expanduser(), items, **options)
+    results, method = score(storage.user_path(parsed.checkpoint), items, **options)
     write_scores(out, results, method)
     print(f"{method} of {sum(len(r.scores) for r in results):,} sentences in {out}")
     print("\n".join(summary(results)))

@@ -8,7 +8,7 @@ run again, and what was interrupted goes on from its last checkpoint.
 import jax
 from absl import flags
 
-from deberta_jax import command
+from deberta_jax import command, storage
 from deberta_jax.errors import UserError
 from deberta_jax.sweeps import driver
 from deberta_jax.sweeps.local import Listed
@@ -22,7 +22,7 @@ def main(parsed) -> None:
     jax.config.update("jax_platforms", "cpu")
     if parsed.only not in ("", *ONLY):
         raise UserError(f"--only={parsed.only} must be one of {', '.join(ONLY)}")
-    recipe, workdir = parsed["config"], command.workdir(parsed).absolute()
+    recipe, workdir = parsed["config"], storage.absolute(command.workdir(parsed))
     file, given = read_file(recipe.config_filename), list(recipe.override_values)
 
     def arguments(run: Run) -> list[str]:

@@ -2,7 +2,7 @@
 # Sourced by the launchers: options, one-line errors, and --dry-run.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-# The bucket's mount point on every host; files under it outlive the hosts.
+# Where --bucket is mounted on every host, for those who want a mount; gs:// needs none.
 SHARED=/gcs
 declare -A OPTION=()
 OVERRIDES=()
@@ -79,8 +79,19 @@ need_training() {
 
 need_shared_workdir() {
     need workdir
-    [[ "${OPTION[workdir]}" == "$SHARED"/?* ]] ||
-        fail "--workdir=${OPTION[workdir]} must be on the bucket, so begin with $SHARED/: hosts come and go"
+    is_url "${OPTION[workdir]}" ||
+        { [ -n "${OPTION[bucket]:-}" ] && [[ "${OPTION[workdir]}" == "$SHARED"/?* ]]; } ||
+        fail "--workdir=${OPTION[workdir]} must be on the bucket, as gs://BUCKET/DIR (or $SHARED/DIR with --bucket): hosts come and go"
+}
+
+is_url() {
+    [[ "$1" =~ ^(gs|s3)://[^/]+/. ]]
+}
+
+# Where compiled programs are kept for the next start, and for all hosts: beside the runs.
+compilation_cache() {
+    local workdir="${1%/}"
+    echo "${workdir%/*}/compiled"
 }
 
 # The words as one line of shell, quoted where needed.

@@ -12,9 +12,10 @@
 #   --tpu=TYPE             generation and topology, such as v5e:4x4 or v5p:4x4x4
 #   --slices=N             that many of them, over the data-center network
 #   --image=IMAGE          such as us-docker.pkg.dev/PROJECT/REPOSITORY/deberta_jax
-#   --bucket=BUCKET        mounted at /gcs in every pod
 #   --config=RECIPE        its name or file, such as deberta_v1_base
-#   --workdir=/gcs/DIR     of the run; on the bucket, so that it outlives the pods
+#   --workdir=gs://BUCKET/DIR
+#                          of the run; in a bucket, so that it outlives the pods
+#   --bucket=BUCKET        mount this bucket at /gcs in every pod, for --workdir=/gcs/DIR
 #   --config.a.b=c         overrides, as for deberta_jax.train
 #   --service-account=A    Kubernetes service account that may write to the bucket (default: default)
 #   --spot                 on preemptible nodes
@@ -77,16 +78,19 @@ verb_nodes() {
 
 verb_create() {
     need_name
-    need tpu image bucket
+    need tpu image
     read_tpu "${OPTION[tpu]}"
     need_training
     need_shared_workdir
     if [ -n "${OPTION[xpk]:-}" ]; then
         # Status 2 is a user error, which a restart cannot fix. xpk restarts on 42 and 127-255.
+        local storage=()
+        if [ -n "${OPTION[bucket]:-}" ]; then storage=(--storage="${OPTION[bucket]}"); fi
         run xpk workload create "${PLACE[@]}" --workload="${OPTION[name]}" \
             --tpu-type="$ACCELERATOR_TYPE" --num-slices="$SLICES" --docker-image="${OPTION[image]}" \
-            --storage="${OPTION[bucket]}" --max-restarts="$MAX_RESTARTS" --restart-on-exit-codes=1 \
+            "${storage[@]}" --max-restarts="$MAX_RESTARTS" --restart-on-exit-codes=1 \
             --env="LIBTPU_INIT_ARGS=$(compiler_flags "$GENERATION" "$SLICES")" \
+            --env="JAX_COMPILATION_CACHE_DIR=$(compilation_cache "${OPTION[workdir]}")" \
             --command="exec $(quoted python "${TRAIN[@]}")"
     else
         run_with_input "$(jobset)" kubectl apply --filename=-

@@ -18,7 +18,23 @@ yaml_items() {
 # read_tpu sets. jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2,
 # cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice
 jobset() {
-    local queue="" spot="" spot_toleration=""
+    local queue="" spot="" spot_toleration="" annotations="" mount="" volume=""
+    if [ -n "${OPTION[bucket]:-}" ]; then
+        annotations="
+            metadata:
+              annotations:
+                gke-gcsfuse/volumes: \"true\""
+        mount="
+                    - name: bucket
+                      mountPath: $SHARED"
+        volume="
+                - name: bucket
+                  csi:
+                    driver: gcsfuse.csi.storage.gke.io
+                    volumeAttributes:
+                      bucketName: $(yaml "${OPTION[bucket]}")
+                      mountOptions: implicit-dirs,rename-dir-limit=1000000"
+    fi
     if [ -n "${OPTION[queue]:-}" ]; then
         queue="
   labels:
@@ -63,10 +79,7 @@ spec:
                   containerName: train
                   operator: In
                   values: [2, 3]
-          template:
-            metadata:
-              annotations:
-                gke-gcsfuse/volumes: "true"
+          template:$annotations
             spec:
               serviceAccountName: $(yaml "${OPTION[service-account]:-default}")
               restartPolicy: Never
@@ -86,6 +99,8 @@ $(yaml_items "                    " "${TRAIN[@]}")
                   env:
                     - name: LIBTPU_INIT_ARGS
                       value: $(yaml "$(compiler_flags "$GENERATION" "$SLICES")")
+                    - name: JAX_COMPILATION_CACHE_DIR
+                      value: $(yaml "$(compilation_cache "${OPTION[workdir]}")")
                     - name: PYTHONUNBUFFERED
                       value: "1"
                   ports:
@@ -95,18 +110,10 @@ $(yaml_items "                    " "${TRAIN[@]}")
                   resources:
                     limits:
                       google.com/tpu: $CHIPS_A_HOST
-                  volumeMounts:
-                    - name: bucket
-                      mountPath: $SHARED
+                  volumeMounts:$mount
                     - name: memory
                       mountPath: /dev/shm
-              volumes:
-                - name: bucket
-                  csi:
-                    driver: gcsfuse.csi.storage.gke.io
-                    volumeAttributes:
-                      bucketName: $(yaml "${OPTION[bucket]}")
-                      mountOptions: implicit-dirs,rename-dir-limit=1000000
+              volumes:$volume
                 - name: memory
                   emptyDir:
                     medium: Memory

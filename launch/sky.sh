@@ -9,9 +9,9 @@
 #   --name=NAME
 #   --tpu=TYPE            generation and topology, such as v5e:4x4; or
 #   --gpus=GPU:N          such as H100:8, on each of --nodes=N machines
-#   --bucket=BUCKET       mounted at /gcs on every host
 #   --config=RECIPE       its name or file, such as deberta_v1_base
-#   --workdir=/gcs/DIR    of the run; on the bucket, so that it outlives the machines
+#   --workdir=gs://BUCKET/DIR (or s3://)
+#                         of the run; in a bucket, so that it outlives the machines
 #   --config.a.b=c        overrides, as for deberta_jax.train
 #   --infra=WHERE         cloud[/region[/zone]], such as gcp/us-central1 (default: the cheapest)
 #   --on-demand           not preemptible
@@ -26,7 +26,7 @@ main() {
     local verb="${1:---help}"
     if [ "$verb" = --help ]; then usage "$0" && exit; fi
     declare -F "verb_$verb" > /dev/null || fail "'$verb' is no verb; verbs are launch, status, logs, delete"
-    read_options "$0" "name tpu gpus nodes bucket config workdir infra" "on-demand detach" "${@:2}"
+    read_options "$0" "name tpu gpus nodes config workdir infra" "on-demand detach" "${@:2}"
     need_positive nodes
     "verb_$verb"
 }
@@ -34,7 +34,6 @@ main() {
 verb_launch() {
     local machines chip job
     need_name
-    need bucket
     need_training
     need_shared_workdir
     if [ -n "${OPTION[tpu]:-}" ] && [ -z "${OPTION[gpus]:-}${OPTION[nodes]:-}" ]; then
@@ -51,7 +50,7 @@ verb_launch() {
     if [ -n "${OPTION[infra]:-}" ]; then job+=(--infra="${OPTION[infra]}"); fi
     if [ -n "${OPTION[on-demand]:-}" ]; then job+=(--no-use-spot); else job+=(--use-spot); fi
     if [ -n "${OPTION[detach]:-}" ]; then job+=(--detach-run); fi
-    job+=(--env=CHIP="$chip" --env=BUCKET="${OPTION[bucket]}" --env=CONFIG="${OPTION[config]}")
+    job+=(--env=CHIP="$chip" --env=CACHE="$(compilation_cache "${OPTION[workdir]}")" --env=CONFIG="${OPTION[config]}")
     job+=(--env=WORKDIR="${OPTION[workdir]}" --env=OVERRIDES="$(quoted "${OVERRIDES[@]}")")
     run "${job[@]}"
 }

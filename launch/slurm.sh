@@ -4,7 +4,8 @@
 #   --nodes=N              (default: 1)
 #   --gpus-per-node=N
 #   --config=RECIPE        its name or file, such as deberta_v1_base
-#   --workdir=DIR          of the run; on storage that all nodes see
+#   --workdir=DIR          of the run; on storage that all nodes see, or in a bucket: gs://BUCKET/DIR
+#   --logs=DIR             where the jobs' output goes (default: the workdir, which is then local)
 #   --config.a.b=c         overrides, as for deberta_jax.train
 #   --name=NAME            of the job (default: deberta-jax)
 #   --partition=P, --account=A, --time=T, --cpus-per-task=N     as for sbatch
@@ -18,7 +19,7 @@
 # A job writes a checkpoint and stops five minutes before its time limit. After preemption or a
 # node's failure Slurm queues it again. The checkout must be on storage that all nodes see, with
 # the package and its gpu extra in .venv (or in what PYTHON names). `scancel --name=NAME` stops it;
-# its output is in DIR/slurm_JOB.log.
+# its output is in DIR/slurm_JOB.log of --logs.
 
 set -euo pipefail
 # sbatch runs a copy of this file that is elsewhere, in the checkout.
@@ -31,7 +32,7 @@ PYTHON="${PYTHON:-$ROOT/.venv/bin/python}"
 
 main() {
     local valued="nodes gpus-per-node config workdir name partition account time cpus-per-task"
-    valued+=" sessions variants at-once"
+    valued+=" sessions variants at-once logs"
     read_options "$0" "$valued" "" "$@"
     need gpus-per-node
     need_positive nodes gpus-per-node cpus-per-task sessions at-once
@@ -39,8 +40,10 @@ main() {
         fail "--sessions and --variants exclude each other; run the sweep again for another session"
     [ -z "${OPTION[at-once]:-}" ] || [ -n "${OPTION[variants]:-}" ] || fail "--at-once is for --variants"
     need_training
-    [[ "${OPTION[workdir]}" == /* ]] ||
-        fail "--workdir=${OPTION[workdir]} must be a whole path, on storage that all nodes see"
+    is_url "${OPTION[workdir]}" || [[ "${OPTION[workdir]}" == /* ]] ||
+        fail "--workdir=${OPTION[workdir]} must be a whole path, on storage that all nodes see, or gs://BUCKET/DIR"
+    LOGS="${OPTION[logs]:-${OPTION[workdir]}}"
+    [[ "$LOGS" == /* ]] || fail "--logs=${OPTION[logs]:-} must be a whole path, on storage that all nodes see"
     if [ -n "${SLURM_JOB_ID:-}" ]; then train; else submit "$@"; fi
 }
 
@@ -53,7 +56,7 @@ submit() {
     for option in partition account time cpus-per-task; do
         if [ -n "${OPTION[$option]:-}" ]; then job+=("--$option=${OPTION[$option]}"); fi
     done
-    job+=(--signal=TERM@300 --requeue --open-mode=append --output="${OPTION[workdir]}/slurm_%j.log")
+    job+=(--signal=TERM@300 --requeue --open-mode=append --output="$LOGS/slurm_%j.log")
     if [ -n "${OPTION[variants]:-}" ]; then
         [ -f "${OPTION[variants]}" ] || fail "--variants=${OPTION[variants]}: there is no such file"
         variants="$(wc -l < "${OPTION[variants]}")"
@@ -63,7 +66,7 @@ submit() {
     for argument in "$@"; do
         if [ "$argument" != --dry-run ]; then arguments+=("$argument"); fi
     done
-    run mkdir -p "${OPTION[workdir]}"
+    run mkdir -p "$LOGS"
     run "${job[@]}" "$ROOT/launch/slurm.sh" "${arguments[@]}"
     if [ -n "${OPTION[dry-run]:-}" ]; then
         for ((SLURM_ARRAY_TASK_ID = 1; SLURM_ARRAY_TASK_ID <= ${variants:-1}; SLURM_ARRAY_TASK_ID++)); do
@@ -79,7 +82,8 @@ train() {
         eval "variant=($(sed -n "${SLURM_ARRAY_TASK_ID}p" "${OPTION[variants]}"))"
         TRAIN=(-m deberta_jax.train --config="${OPTION[config]}" --distributed=auto "${OVERRIDES[@]}" "${variant[@]}")
     fi
-    run export XLA_FLAGS="$(compiler_flags gpu 1) ${XLA_FLAGS:-}"
+    run export XLA_FLAGS="$(compiler_flags gpu 1) ${XLA_FLAGS:-}" \
+        JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$(compilation_cache "${OPTION[workdir]}")}"
     run srun --kill-on-bad-exit=1 --gpu-bind=none "$PYTHON" "${TRAIN[@]}"
 }
 

@@ -5,7 +5,7 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # libtpu compiles for TPUs on any machine.
-install_environment demo,dev,docs,finetune,parity,search,tpu
+install_environment demo,dev,docs,finetune,gcs,parity,s3,search,tpu
 # The original layers, for the parity tests; of its dependencies only torch is needed.
 .venv/bin/python -m pip show --quiet DeBERTa 2> /dev/null ||
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps DeBERTa==0.1.12

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What tpu_vm.sh runs on every host of a TPU: bash launch/tpu_host.sh VERB --OPTION=VALUE...
 #
-#   setup --bucket=BUCKET    install into .venv, mount the bucket at /gcs
+#   setup [--bucket=BUCKET]  install into .venv; with a bucket, mount it at /gcs
 #   train --chip=CHIP --slices=N --config=RECIPE --workdir=DIR [--config.a.b=c]
 #   logs                     follow
 #   stop                     stop training, with a checkpoint
@@ -28,7 +28,14 @@ main() {
 }
 
 verb_setup() {
-    need bucket
+    if [ -n "${OPTION[bucket]:-}" ]; then mount_bucket; fi
+    # The hosts' own Python may be older than 3.11.
+    if [ ! -x "$UV" ]; then run sh -c 'curl -LsSf https://astral.sh/uv/install.sh | sh'; fi
+    run "$UV" venv --allow-existing --python 3.12 .venv
+    run "$UV" pip install --python .venv/bin/python -e '.[tpu,gcs]'
+}
+
+mount_bucket() {
     if ! command -v gcsfuse > /dev/null; then install_gcsfuse; fi
     if ! mountpoint --quiet "$SHARED"; then
         run sudo mkdir -p "$SHARED"
@@ -36,10 +43,6 @@ verb_setup() {
         # A checkpoint is finished by renaming its directory.
         run gcsfuse --implicit-dirs --rename-dir-limit=1000000 "${OPTION[bucket]}" "$SHARED"
     fi
-    # The hosts' own Python may be older than 3.11.
-    if [ ! -x "$UV" ]; then run sh -c 'curl -LsSf https://astral.sh/uv/install.sh | sh'; fi
-    run "$UV" venv --allow-existing --python 3.12 .venv
-    run "$UV" pip install --python .venv/bin/python -e '.[tpu]'
 }
 
 # cloud.google.com/storage/docs/cloud-storage-fuse/install
@@ -60,6 +63,7 @@ verb_train() {
         --property=Restart=on-failure --property=RestartSec=30 "--property=RestartPreventExitStatus=2 3" \
         --property=TimeoutStopSec=600 --property=LimitMEMLOCK=infinity \
         --setenv=PYTHONUNBUFFERED=1 \
+        --setenv="JAX_COMPILATION_CACHE_DIR=$(compilation_cache "${OPTION[workdir]}")" \
         --setenv="LIBTPU_INIT_ARGS=$(compiler_flags "${OPTION[chip]}" "${OPTION[slices]:-1}")" \
         "$ROOT/.venv/bin/python" "${TRAIN[@]}"
 }

@@ -4,7 +4,7 @@
 #   launch   all it takes: create, wait, setup, train
 #   create   ask for the TPU; a queued resource waits until there is capacity
 #   wait     until the TPU is there
-#   setup    bring the checkout (what is committed) to every host, install it, mount the bucket
+#   setup    bring the checkout (what is committed) to every host and install it
 #   train    start training on every host; it goes on from the last checkpoint
 #   logs     follow what host 0 says (--worker=N: another)
 #   status   of the TPU
@@ -18,9 +18,10 @@
 #   --direct              a TPU VM now or never, not a queued resource; one slice
 #   --spot, --reserved    preemptible, or from a reservation
 #   --service-account=A   what the hosts act as; it must be able to write to the bucket
-#   --bucket=BUCKET       mounted at /gcs on every host
 #   --config=RECIPE       its name or file, such as deberta_v1_base
-#   --workdir=/gcs/DIR    of the run; on the bucket, so that it outlives the TPU
+#   --workdir=gs://BUCKET/DIR
+#                         of the run; in a bucket, so that it outlives the TPU
+#   --bucket=BUCKET       mount this bucket at /gcs on every host, for --workdir=/gcs/DIR
 #   --config.a.b=c        overrides, as for deberta_jax.train
 #   --dry-run             print the commands, run nothing
 
@@ -63,7 +64,6 @@ check_for() {
         [ -z "${OPTION[spot]:-}" ] || [ -z "${OPTION[reserved]:-}" ] || fail "--spot and --reserved exclude each other"
         ;;
     esac
-    case "$1" in setup | launch | resume) need bucket ;; esac
     case "$1" in train | launch | resume)
         need_training
         need_shared_workdir
@@ -128,7 +128,7 @@ verb_setup() {
     run git -C "$ROOT" archive --format=tar.gz --output="$PACKAGE" HEAD
     run "${RESOURCE[@]}" scp "$PACKAGE" "${OPTION[name]}:deberta_jax.tar.gz" "${PLACE[@]}" "${EVERYWHERE[@]}"
     on_hosts "mkdir -p deberta_jax && tar -xzf deberta_jax.tar.gz -C deberta_jax &&" \
-        "bash deberta_jax/launch/tpu_host.sh setup $(quoted --bucket="${OPTION[bucket]}")"
+        "bash deberta_jax/launch/tpu_host.sh setup${OPTION[bucket]:+ $(quoted --bucket="${OPTION[bucket]}")}"
 }
 
 verb_train() {

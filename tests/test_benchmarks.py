@@ -17,6 +17,7 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 COMPILES = "compiles for TPUs, a minute and more a program"
 # Why this file does not run a script to its end.
 NOT_RUN = {
+    "buckets": "starts a server and many processes; tests/buckets shows the same in small",
     "pods": COMPILES,
     "tpu_layer": COMPILES,
     "tpu_layers": COMPILES,

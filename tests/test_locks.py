@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from deberta_jax import locks, storage
+from deberta_jax import buckets, locks, storage
 from deberta_jax.errors import PassingError
 
 QUICK = locks.Timing(renewal=0.1, lease=0.6, settling=0.3)
@@ -128,5 +128,5 @@ def test_a_bucket_s_object_is_made_by_one():
     """The request that a bucket has for it, on fsspec's storage in memory."""
     pytest.importorskip("fsspec")
     name = f"memory://{time.time_ns()}/lock"
-    assert storage._create_object(name, "first")
-    assert not storage._create_object(name, "second")
+    assert buckets.create(name, "first")
+    assert not buckets.create(name, "second")

@@ -7,11 +7,12 @@ is the `tiny` size: 21 runs (three seeds), minutes each on 2 CPU cores; docs/abl
 came of it. Without --config.data..., it learns from Shakespeare's plays (the `demo` extra).
 
 At published size (base, 1M steps of 256 sequences of 512, one seed, on Wikipedia and books), for
-seven TPU slices at once, or one after another; first `--only=prepare` where the bucket is mounted:
+seven TPU slices at once, or one after another; first `--only=prepare` on any machine:
 
-    python -m deberta_jax.sweep --sweep=configs/sweeps/ablation.py --workdir=/gcs/sweeps/ablation \
-        --config.data.corpus='/gcs/text/*.jsonl.gz' \
-        --launch='gke.sh create --tpu=v5e:4x8 --image=IMAGE --bucket=BUCKET --queue=QUEUE'
+    python -m deberta_jax.sweep --sweep=configs/sweeps/ablation.py \
+        --workdir=gs://BUCKET/sweeps/ablation \
+        --config.data.corpus='gs://BUCKET/text/*.jsonl.gz' \
+        --launch='gke.sh create --tpu=v5e:4x8 --image=IMAGE --queue=QUEUE'
 
 To expect after fine-tuning (published): MNLI 86.3/86.2 for DeBERTa, 84.9/85.1 for RoBERTa.
 """

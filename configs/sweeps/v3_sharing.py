@@ -8,9 +8,10 @@ is the `tiny` size: four variants, three seeds, minutes each on 2 CPU cores. Wit
 
 At published size (base, 1M steps of 256 sequences of 512, one seed, on Wikipedia and books):
 
-    python -m deberta_jax.sweep --sweep=configs/sweeps/v3_sharing.py --workdir=/gcs/sweeps/sharing \
-        --config.data.corpus='/gcs/text/*.jsonl.gz' \
-        --launch='gke.sh create --tpu=v5e:4x8 --image=IMAGE --bucket=BUCKET --queue=QUEUE'
+    python -m deberta_jax.sweep --sweep=configs/sweeps/v3_sharing.py \
+        --workdir=gs://BUCKET/sweeps/sharing \
+        --config.data.corpus='gs://BUCKET/text/*.jsonl.gz' \
+        --launch='gke.sh create --tpu=v5e:4x8 --image=IMAGE --queue=QUEUE'
 
 To expect after fine-tuning (published, MNLI m/mm): masked LM 86.3/86.2, es 88.8/88.4, nes
 88.3/87.9, gdes 89.3/89.0.

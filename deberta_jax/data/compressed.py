@@ -9,9 +9,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+from deberta_jax import storage
 from deberta_jax.errors import UserError
 
-# What opens a file, by its ending.
+# What decompresses an open file, by its ending.
 COMPRESSED: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".xz": lzma.open,
@@ -28,9 +29,13 @@ def reading(path: str) -> Iterator[IO[bytes]]:
     Raises:
         UserError: it cannot be opened, or read inside.
     """
-    opener: Callable[..., Any] = COMPRESSED.get(os.path.splitext(path)[1].lower(), open)
+    decompress = COMPRESSED.get(os.path.splitext(path)[1].lower())
     try:
-        with opener(path, "rb") as stream:
-            yield stream
+        with storage.open_binary(path) as raw:
+            if decompress is None:
+                yield raw
+                return
+            with decompress(raw, "rb") as stream:
+                yield stream
     except UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {error}") from error

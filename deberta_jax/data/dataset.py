@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deberta_jax import storage
 from deberta_jax.data.config import DataConfig
 from deberta_jax.data.metadata import Metadata, read_metadata
 from deberta_jax.data.packed_text import TRAIN, open_records
@@ -65,7 +67,9 @@ def load(directory: str | os.PathLike) -> PreparedData:
     tokenizer = Tokenizer(model_path(directory), metadata.tokenizer_sha256)
     path = os.path.join(directory, COUNTS_FILE)
     try:
-        unigram_counts_V = np.load(path)
+        unigram_counts_V = np.load(io.BytesIO(storage.read_bytes(path)))
+    except UserError:
+        raise
     except Exception as error:  # NumPy raises many kinds for a damaged header
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read: {reason}") from error
@@ -101,4 +105,4 @@ def model_path(directory: str) -> str:
 
 def data_directory(config: DataConfig, workdir: Path) -> Path:
     """The prepared data of a run: `data.dir`, or `data` in the workdir."""
-    return Path(config.dir).expanduser() if config.dir else workdir / "data"
+    return storage.user_path(config.dir) if config.dir else workdir / "data"

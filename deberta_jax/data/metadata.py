@@ -82,7 +82,7 @@ def read_metadata(directory: str) -> Metadata | None:
         UserError: there is a file, but it is damaged or of another format.
     """
     path = os.path.join(directory, METADATA_FILE)
-    if not os.path.exists(path):
+    if not storage.exists(path):
         return None
     text = storage.read_text(path)
     try:

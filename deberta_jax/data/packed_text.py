@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deberta_jax import storage
+
 TRAIN, VALIDATION = "train", "validation"
 
 
@@ -71,9 +73,12 @@ def open_records(directory: str, split: str) -> Any:
     Raises FileNotFoundError, or whatever else TFDS raises, if it cannot be read.
     """
     folder = os.path.join(directory, PackedText.name, str(PackedText.VERSION))
+    if folder.startswith("s3://"):  # which ArrayRecord does not read
+        folder = os.fspath(storage.local_copy(folder))
     builder = tfds.builder_from_directory(folder)
+    there = {path.name for path in storage.children(folder)}
     for path in builder.info.splits[split].filepaths:
-        if not os.path.exists(path):
+        if os.path.basename(path) not in there:
             raise FileNotFoundError(path)
     source = builder.as_data_source(split)
     # ArrayRecord opens its files when they are first read.

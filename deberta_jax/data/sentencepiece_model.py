@@ -7,6 +7,7 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
+from deberta_jax import storage
 from deberta_jax.data.nested import transformer_folder
 from deberta_jax.errors import UserError
 
@@ -156,6 +157,8 @@ def _json(path: Path) -> dict:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"tokenizer {path} cannot be read: {error.strerror}") from error
+        return storage.read_bytes(path)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        reason = f"{reason[0].upper()}{reason[1:]}"
+        raise UserError(f"tokenizer {path} cannot be read: {reason}") from error

@@ -8,11 +8,11 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
+from deberta_jax import storage
 from deberta_jax.data.sentencepiece_model import read_model
 from deberta_jax.data.words import unspaced
 from deberta_jax.errors import UserError
@@ -109,7 +109,7 @@ class Tokenizer:
               `expected_sha256` (a damaged model may load without complaint).
         """
         self.path = os.fspath(path)
-        model = self.model = read_model(Path(self.path).expanduser(), MASK_PIECE)
+        model = self.model = read_model(storage.user_path(self.path), MASK_PIECE)
         self.sha256 = hashlib.sha256(model).hexdigest()
         if expected_sha256 and self.sha256 != expected_sha256:
             raise UserError(

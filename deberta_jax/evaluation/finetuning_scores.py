@@ -69,7 +69,7 @@ def of_task(workdir: Path) -> str:
 
 def read_tasks(directory: Path) -> list[dict]:
     """The results of every task below `directory`."""
-    files = [storage.read_json(path) for path in sorted(directory.rglob(FILE))]
+    files = [storage.read_json(path) for path in storage.find(directory, FILE)]
     return [values for values in files if "summary" in values]
 
 

@@ -16,12 +16,12 @@ import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from deberta_jax import storage
 from deberta_jax.data.tokenizer import SPACE
 from deberta_jax.data.words import unspaced
 from deberta_jax.errors import UserError
@@ -163,7 +163,7 @@ class PretrainedTokenizer:
         Raises:
             UserError: `directory` has a file of another tokenizer, which would be read instead.
         """
-        directory = Path(directory)
+        directory = storage.as_path(directory)
         settings = json.dumps(self._settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         files = {**self._files, SETTINGS: settings.encode()}
         for name in SAVED:
@@ -174,7 +174,7 @@ class PretrainedTokenizer:
                 )
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (directory / name).write_bytes(content)
+            storage.write(directory / name, content)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> PretrainedTokenizer:
@@ -187,7 +187,7 @@ def load_tokenizer(directory: str | os.PathLike) -> PretrainedTokenizer:
     Raises:
         UserError: a file is missing, damaged, or of a kind that is not supported.
     """
-    files = TokenizerFiles(Path(directory))
+    files = TokenizerFiles(storage.local_copy(directory))
     settings = files.json(SETTINGS)
     kind = class_name(files)
     source = vocabulary_file(files, kind)

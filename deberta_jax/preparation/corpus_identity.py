@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from deberta_jax import storage
 from deberta_jax.data.config import DataConfig
 from deberta_jax.data.metadata import METADATA_FILE, Metadata
 from deberta_jax.errors import UserError
@@ -41,7 +42,7 @@ class TextDigest:
         files = corpora.corpus_files(corpus)
         return {
             "files": len(files),
-            "bytes": sum(map(os.path.getsize, files)),
+            "bytes": sum(map(storage.size, files)),
             "sha256": self._hash.hexdigest(),
         }
 
@@ -60,10 +61,10 @@ def check(metadata: Metadata, config: DataConfig, directory: str) -> None:
             files = corpora.corpus_files(corpus)
         except UserError:
             continue
-        sizes = len(files), sum(map(os.path.getsize, files))
+        sizes = len(files), sum(map(storage.size, files))
         before = stored["files"], stored["bytes"]
-        made = os.path.getmtime(os.path.join(directory, METADATA_FILE))
-        if sizes == before and max(map(os.path.getmtime, files)) < made:
+        made = storage.modified(os.path.join(directory, METADATA_FILE))
+        if sizes == before and max(map(storage.modified, files)) < made:
             continue
         if sizes != before or _digest(corpus, config) != stored["sha256"]:
             raise UserError(

@@ -5,7 +5,6 @@ import functools
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -86,7 +85,7 @@ def _compare(existing: Metadata, config: DataConfig, directory: str) -> None:
         raise UserError(
             f"{directory} holds data prepared otherwise ({'; '.join(differing)}); {advice}"
         )
-    present = bool(config.tokenizer) and os.path.exists(config.tokenizer)
+    present = bool(config.tokenizer) and storage.exists(config.tokenizer)
     if present and _configured_tokenizer(config).sha256 != existing.tokenizer_sha256:
         raise UserError(
             f"data.tokenizer={config.tokenizer} has changed since {directory} was prepared with "
@@ -221,7 +220,7 @@ class _Preparation:
         os.makedirs(folder)
         if self.config.tokenizer:
             tokenizer = _configured_tokenizer(self.config)
-            if added := added_tokens(Path(self.config.tokenizer).expanduser(), MASK_PIECE):
+            if added := added_tokens(storage.user_path(self.config.tokenizer), MASK_PIECE):
                 self.log(
                     f"{self.config.tokenizer}: {len(added):,} added tokens, such as {added[0]!r}, "
                     "have no id in the data: their text is cut into pieces"

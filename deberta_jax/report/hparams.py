@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from deberta_jax import storage
 from deberta_jax.report.sweep_results import DONE, Result, metric_names
 from deberta_jax.training.events import summary_writer, tensorboardx
 
@@ -19,15 +20,16 @@ def write_hparams(results: Sequence[Result]) -> None:
     for result in results:
         if result.state != DONE:
             continue
-        directory = result.workdir / "tensorboard"
-        for older in directory.glob(f"*{_SUFFIX}"):
+        tensorboard = result.workdir / "tensorboard"
+        for older in tensorboard.glob(f"*{_SUFFIX}"):
             older.unlink()
         values = {"variant": result.variant} | _values(result.changes, fields)
-        writer = summary_writer(directory, filename_suffix=_SUFFIX)
         summaries = tensorboardx().summary.hparams
-        for summary in summaries(values, {name: result.metrics[name] for name in names}):
-            writer.file_writer.add_summary(summary)
-        writer.close()
+        with storage.writing_directory(tensorboard) as directory:
+            writer = summary_writer(directory, filename_suffix=_SUFFIX)
+            for summary in summaries(values, {name: result.metrics[name] for name in names}):
+                writer.file_writer.add_summary(summary)
+            writer.close()
 
 
 def _values(changes: Mapping[str, object], fields: Sequence[str]) -> dict[str, object]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deberta_jax import storage
 from deberta_jax.training.metrics import read_metrics
 
 # More points than this on one line cannot be told apart.
@@ -43,7 +44,7 @@ def read_series(workdirs: Sequence[Path], metric: str) -> Series | None:
     curves = [
         {
             line["step"]: line[metric]
-            for line in read_metrics(Path(workdir))
+            for line in read_metrics(storage.as_path(workdir))
             if metric in line and math.isfinite(line[metric])
         }
         for workdir in workdirs

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from deberta_jax import storage
 from deberta_jax.report.hparams import write_hparams
 from deberta_jax.report.page import write_page
 from deberta_jax.report.sweep_results import Result, markdown, table, write_csv
@@ -34,7 +35,7 @@ def write_report(
     text = markdown(table(results, base))
     workdir.mkdir(parents=True, exist_ok=True)
     write_csv(results, workdir / "results.csv")
-    (workdir / "results.md").write_text(text, encoding="utf-8")
+    storage.write(workdir / "results.md", text)
     workdirs: dict[str, list[Path]] = {}
     for result in results:
         workdirs.setdefault(result.variant, []).append(result.workdir)

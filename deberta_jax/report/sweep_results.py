@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
+import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from deberta_jax import storage
 from deberta_jax.training.checkpoints import latest_step
 from deberta_jax.training.metrics import last_held_out, read_metrics
 
@@ -169,13 +171,14 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
     """A row for each run: its state, its fields, its held-out metrics at the end."""
     fields = list(dict.fromkeys(f for r in results for f in r.changes if f != "seed"))
     names = metric_names(results)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["run", "variant", "seed", "state", "step", *fields, *names])
-        for r in results:
-            values = [json.dumps(r.changes[f]) if f in r.changes else "" for f in fields]
-            metrics = [r.metrics.get(name, "") for name in names]
-            writer.writerow([r.name, r.variant, r.seed, r.state, r.step, *values, *metrics])
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["run", "variant", "seed", "state", "step", *fields, *names])
+    for r in results:
+        values = [json.dumps(r.changes[f]) if f in r.changes else "" for f in fields]
+        metrics = [r.metrics.get(name, "") for name in names]
+        writer.writerow([r.name, r.variant, r.seed, r.state, r.step, *values, *metrics])
+    storage.write(path, file.getvalue().encode())
 
 
 def table(results: Sequence[Result], base: str = "") -> list[list[str]]:

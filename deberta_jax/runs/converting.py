@@ -1,9 +1,9 @@
 """Checkpoints from one layout to another, every tensor carried over bit for bit."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from deberta_jax import storage
 from deberta_jax.data.nested import transformer_folder
 from deberta_jax.errors import UserError
 from deberta_jax.interop import layouts
@@ -57,7 +57,8 @@ def convert(
         elif run is not None:
             _write(run.released(), tokenizer_directory(source), folder, layout, head_names)
         else:
-            _write(read_released(source), transformer_folder(source), folder, layout, head_names)
+            local = storage.local_copy(source)
+            _write(read_released(local), transformer_folder(local), folder, layout, head_names)
     return sorted(path.name for path in target.iterdir())
 
 
@@ -71,7 +72,7 @@ def _write(
         LAYOUTS[layout](checkpoint, target)
     for name in _TOKENIZER_FILES:
         if (tokenizer / name).is_file():
-            shutil.copyfile(tokenizer / name, target / name)
+            (target / name).write_bytes(storage.read_bytes(tokenizer / name))
 
 
 def _write_models(run: Run, target: Path, layout: str, head_names: str) -> None:

@@ -193,7 +193,7 @@ def check_file(path: Path, flag: str) -> None:
         raise UserError(f"{flag}={path} is a directory; name a file in it")
     if special := _special(path):
         raise UserError(f"{flag}={path} is {special}; name a file")
-    if not path.parent.is_dir():
+    if "://" not in os.fspath(path) and not path.parent.is_dir():
         raise UserError(f"{flag}={path}: there is no directory {path.parent}")
     check_writable(path.parent, flag)
 
@@ -220,7 +220,7 @@ def recognise(path: str | os.PathLike) -> Found:
 def _path(path: str | os.PathLike) -> Path:
     """A local path, or one of a bucket, which has the same calls."""
     text = os.fspath(path)
-    return storage.as_path(text) if "://" in text else Path(text).expanduser()
+    return storage.user_path(text) if "://" in text else Path(text).expanduser()
 
 
 def _special(path: Path) -> str:
@@ -250,7 +250,10 @@ def _run(path: Path, names: list[str]) -> Found | None:
         text = "a fine-tuned run" if done else "a fine-tuned run that has not finished"
         begun = config.get("train", {}).get("init")
         return Found(
-            path, Kind.FINETUNED, f"{text} (step {max(steps)})", Path(begun) if begun else None
+            path,
+            Kind.FINETUNED,
+            f"{text} (step {max(steps)})",
+            storage.as_path(begun) if begun else None,
         )
     return Found(path, Kind.RUN, f"a pre-training run (step {max(steps)})")
 

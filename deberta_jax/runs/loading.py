@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from deberta_jax import storage
 from deberta_jax.interop import pretrained, rtd_files, rtd_pair
 from deberta_jax.interop.names import LM_HEAD_NAMES
 from deberta_jax.interop.released import Released, read_released
@@ -65,7 +66,7 @@ class Initial:
 
     def pair(self) -> Pair:
         if not is_run(self.path):
-            return rtd_files.read_pair(self.path)
+            return rtd_files.read_pair(storage.local_copy(self.path))
         run = open_run(self.path)
         if set(run.objective.exported) != {"discriminator", "generator"}:
             return Pair(rtd_pair.discriminator_of(run.released()))
@@ -92,7 +93,8 @@ def open_checkpoint(path: str | os.PathLike, use: str = "load_pretrained") -> tu
     """
     found = directories.require(path, use)
     if found.kind is Kind.CHECKPOINT:
-        return read_released(found.path), found.path
+        directory = storage.local_copy(found.path)
+        return read_released(directory), directory
     run = open_run(found.path)
     return run.released(), tokenizer_directory(found.path)
 
@@ -104,7 +106,7 @@ def tokenizer_of(path: str | os.PathLike) -> PretrainedTokenizer:
 
 def tokenizer_folder(path: str | os.PathLike) -> Path:
     """Where the tokenizer of a checkpoint, or of a run, lies."""
-    directory = Path(path).expanduser()
+    directory = storage.user_path(path)
     return tokenizer_directory(directory) if is_run(directory) else directory
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from deberta_jax import objectives, schema
+from deberta_jax import objectives, schema, storage
 from deberta_jax.data import dataset
 from deberta_jax.data.dataset import PreparedData, data_directory
 from deberta_jax.data.sentencepiece_model import holds_model
@@ -112,11 +112,12 @@ def check_tokenizer(prepared: PreparedData, directory: Path, owner: str) -> None
         )
 
 
-def open_run(workdir: Path) -> Run:
+def open_run(workdir: storage.PathLike) -> Run:
     """Raises `UserError` where `workdir` holds no run or no checkpoint, or one that is not finite.
 
     Its data is not needed.
     """
+    workdir = storage.user_path(workdir)
     path = workdir / CONFIG
     if not path.exists():
         raise UserError(f"{workdir} holds no run: {path} is missing; train first")

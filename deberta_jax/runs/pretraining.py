@@ -1,14 +1,13 @@
 """Pre-training assembled from its config: data, objective, program, loop."""
 
 import functools
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
 import jax
 
-from deberta_jax import objectives, schema
+from deberta_jax import objectives, schema, storage
 from deberta_jax.data import dataset
 from deberta_jax.data.dataset import PreparedData, data_directory
 from deberta_jax.data.input import (
@@ -17,6 +16,7 @@ from deberta_jax.data.input import (
     train_batches,
     validation_batches,
 )
+from deberta_jax.data.tokenizer import MODEL_FILE
 from deberta_jax.errors import UserError
 from deberta_jax.objectives import Objective
 from deberta_jax.parallel.sharding import local_rows
@@ -114,7 +114,7 @@ def initial_params(config: Config, objective: Objective):
         UserError: that checkpoint is none, or is of another architecture.
     """
     settings = config.train
-    path = Path(settings.init).expanduser()
+    path = storage.user_path(settings.init)
     return objective.initial_params(Initial(path, settings.new_parts, config.seed))
 
 
@@ -164,13 +164,11 @@ def keep_tokenizer(prepared: PreparedData, workdir: Path, anew: bool = False) ->
     With `anew` it replaces one that is there, of a start that came to no checkpoint.
     """
     target = workdir / TOKENIZER
-    if jax.process_index() != 0 or (target.exists() and not anew):
+    if jax.process_index() != 0 or ((target / MODEL_FILE).exists() and not anew):
         return
-    unfinished = target.with_name(f"{TOKENIZER}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(Path(prepared.tokenizer.path).parent, unfinished)
-    shutil.rmtree(target, ignore_errors=True)
-    unfinished.rename(target)
+    storage.remove_directory(target)
+    source = storage.as_path(prepared.tokenizer.path).parent
+    storage.copy_directory(source, target, last=MODEL_FILE)
 
 
 def claim_workdir(config: Config, workdir: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from deberta_jax import locks, objectives, schema
+from deberta_jax import locks, objectives, schema, storage
 from deberta_jax.data import dataset
 from deberta_jax.data.metadata import read_metadata
 from deberta_jax.errors import UserError
@@ -75,7 +75,8 @@ def hand_over(
         UserError: the data is not prepared; nobody else would do it.
     """
     words = handover.read_launch(launch)
-    dry_run, visible = "--dry-run" in words, Path(*workdir.parts[:2]).exists()
+    visible = storage.is_url(workdir) or Path(*workdir.parts[:2]).exists()
+    dry_run = "--dry-run" in words
     for directory in dict.fromkeys(run.data for run in runs):
         if visible and not dry_run and read_metadata(str(directory)) is None:
             raise UserError(

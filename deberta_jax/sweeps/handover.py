@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from deberta_jax import storage
 from deberta_jax.errors import UserError
 from deberta_jax.sweeps.variants import Run
 
@@ -73,6 +74,11 @@ def hand_over(
     dry_run = "--dry-run" in options
     if script == "sky.sh":
         options = [*options, "--detach"]
+    if script == "slurm.sh" and storage.is_url(workdir):
+        raise UserError(
+            f"--workdir={workdir}: the jobs of slurm.sh read their variants from a file that all "
+            "nodes see; name a directory on shared storage"
+        )
     if script == "slurm.sh":
         recipe, lines = arguments(runs[0])[0], [shlex.join(arguments(run)[1:]) for run in runs]
         with _written("".join(f"{line}\n" for line in lines), workdir, dry_run) as variants:

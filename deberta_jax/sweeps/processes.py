@@ -3,13 +3,16 @@
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from deberta_jax import storage
 from deberta_jax.errors import UserError
 
 # What a run prints; what it printed last if it failed.
@@ -91,8 +94,7 @@ def claimed(workdir: Path) -> Iterator[int]:
     Raises:
         UserError: another sweep, or a run that a killed one left behind, still has it.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / "lock").open("a+") as file:
+    with _lock_file(workdir).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -101,6 +103,15 @@ def claimed(workdir: Path) -> Iterator[int]:
                 "have not ended; wait for them, or end them"
             ) from None
         yield file.fileno()
+
+
+def _lock_file(workdir: Path) -> Path:
+    if not storage.is_url(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        return workdir / "lock"
+    # A bucket has no file locks: this one is seen by the sweeps of this machine and user.
+    mark = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"deberta_jax_{os.getuid()}_{mark}.lock"
 
 
 class Pool:
@@ -115,6 +126,8 @@ class Pool:
         """
         self._free, self._lock, self._environment = list(slots), lock, environment
         self._running: dict[str, tuple[subprocess.Popen, Slot, Path]] = {}
+        # What runs in a bucket print, until they end.
+        self._scratch = tempfile.TemporaryDirectory(prefix="deberta_jax_")
 
     @property
     def free(self) -> bool:
@@ -130,7 +143,7 @@ class Pool:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / FAILURE).unlink(missing_ok=True)
         command = [sys.executable, "-m", "deberta_jax.train", *arguments]
-        with (workdir / LOG).open("a") as log:
+        with (self._log_directory(name, workdir) / LOG).open("a") as log:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -152,10 +165,20 @@ class Pool:
             if status is not None:
                 del self._running[name]
                 self._free.append(slot)
+                logs = self._log_directory(name, workdir)
                 if status:
-                    (workdir / FAILURE).write_text(failure_text(workdir, status))
+                    storage.write(workdir / FAILURE, failure_text(logs, status))
+                if logs != workdir:
+                    storage.write(workdir / LOG, (logs / LOG).read_bytes())
                 ended.append((name, status))
         return ended
+
+    def _log_directory(self, name: str, workdir: Path) -> Path:
+        if not storage.is_url(workdir):
+            return workdir
+        directory = Path(self._scratch.name) / name
+        directory.mkdir(exist_ok=True)
+        return directory
 
     def stop(self) -> None:
         """Asks every process to write a checkpoint and stop, and waits for them."""
@@ -166,9 +189,9 @@ class Pool:
         self._running.clear()
 
 
-def failure_text(workdir: Path, status: int) -> str:
-    """What a run that ended with `status` said last."""
+def failure_text(directory: Path, status: int) -> str:
+    """What a run that ended with `status` said last, by the log in a directory."""
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    lines = (workdir / LOG).read_text(errors="replace").replace("\r", "\n").splitlines()
+    lines = (directory / LOG).read_text(errors="replace").replace("\r", "\n").splitlines()
     lines = [line for line in lines if line.strip()]
     return "\n".join([how, *lines[-_LAST_LINES:]]) + "\n"

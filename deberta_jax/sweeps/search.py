@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deberta_jax import storage
 from deberta_jax.errors import UserError
 from deberta_jax.report.series import is_loss
 from deberta_jax.sweeps.variants import Run
@@ -98,6 +99,11 @@ class Search:
 
 
 def _study(workdir: Path, sampler: str, metric: str, seed: int) -> Any:
+    if storage.is_url(workdir):
+        raise UserError(
+            f"--workdir={workdir}: a search keeps its journal on a disk; name a local directory "
+            "(a sweep of given variants may be in a bucket)"
+        )
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,9 @@ class Checkpoints:
             with storage.one_line(self._directory):
                 self._end_replacing()
                 self._set_aside_uncommitted()
-        self._manager = _Manager(epath.Path(self._directory.absolute()), options=manager_options)
+        self._manager = _Manager(
+            epath.Path(storage.absolute(self._directory)), options=manager_options
+        )
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint."""
@@ -131,14 +133,14 @@ class Checkpoints:
         digests.write(self._folder(self._saving), self._run or _NO_RUN, self._saving)
 
     def _folder(self, step: int) -> epath.Path:
-        return epath.Path(self._directory.absolute()) / str(step)
+        return epath.Path(storage.absolute(self._directory)) / str(step)
 
     def replace(self, step: int) -> None:
         """The checkpoint of `step` may be written again; until it is, the old one stays beside."""
 
         def move() -> None:
             with storage.one_line(self._folder(step)):
-                self._folder(step).rename(self._beside(step))
+                storage.move_directory(self._folder(step), self._beside(step), digests.COMMIT)
 
         processes.on_first(move)
         self._manager.reload()
@@ -148,14 +150,14 @@ class Checkpoints:
 
     def _end_replacing(self) -> None:
         """Deletes what was replaced, or puts it back where the new one was not finished."""
-        for path in storage.children(self._directory.absolute()):
+        for path in storage.children(storage.absolute(self._directory)):
             if path.name.endswith(_REPLACED):
                 step = int(path.name.removesuffix(_REPLACED))
                 if self.is_whole(step):
-                    path.rmtree()
+                    storage.remove_directory(path)
                 else:
                     self._folder(step).rmtree(missing_ok=True)
-                    path.rename(self._folder(step))
+                    storage.move_directory(path, self._folder(step), digests.COMMIT)
 
     def problem(self) -> str:
         """Waits for the save in progress; why it failed on any process, "" if it did not.
@@ -261,7 +263,7 @@ class Checkpoints:
         target = next(folder / name for name in names if not (folder / name).exists())
         with storage.one_line(source):
             folder.mkdir(parents=True, exist_ok=True)
-            source.rename(target)
+            storage.move_directory(source, target, digests.COMMIT)
         self._notes.append(f"checkpoint {source} is damaged ({reason}); it is set aside: {target}")
 
     def _set_aside_uncommitted(self) -> None:
@@ -269,7 +271,7 @@ class Checkpoints:
 
         Digests are the last but one thing that a save writes.
         """
-        for folder in storage.children(self._directory.absolute()):
+        for folder in storage.children(storage.absolute(self._directory)):
             marked = (folder / digests.FILE).exists() and not (folder / digests.COMMIT).exists()
             if folder.name.isdecimal() and marked:
                 self._set_aside(int(folder.name), f"{digests.COMMIT} is missing")

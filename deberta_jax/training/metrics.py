@@ -1,13 +1,12 @@
 """What a run leaves to read: metrics.jsonl and TensorBoard events."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from deberta_jax import storage
+from deberta_jax import storage, streams
 from deberta_jax.training.events import summary_writer
 
 # Line numbers that a message lists.
@@ -24,18 +23,22 @@ class MetricWriter:
     def __init__(self, workdir: Path, first_step: int):
         path = workdir / "metrics.jsonl"
         with storage.one_line(path):
-            _cut(path, first_step)
-            self._file = path.open("a", buffering=1)
-        self._events = summary_writer(workdir / "tensorboard", purge_step=first_step + 1)
+            self._file = _cut(path, first_step)
+        self._mirror = streams.Mirror(workdir / "tensorboard")
+        self._events = summary_writer(self._mirror.directory, purge_step=first_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step} | metrics) + "\n")
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
+        if self._mirror.due:
+            self._events.flush()
+            self._mirror.follow()
 
     def close(self) -> None:
         self._file.close()
         self._events.close()
+        self._mirror.close()
 
 
 def read_metrics(workdir: Path) -> list[dict]:
@@ -81,11 +84,7 @@ class _Line(NamedTuple):
 
 
 def _lines(path: Path) -> list[_Line]:
-    if not path.exists():
-        return []
-    with storage.one_line(path):
-        raw = storage.retried(path.read_bytes)
-    return [_Line(line, _parsed(line)) for line in _split(raw)]
+    return [_Line(line, _parsed(line)) for line in _split(streams.read(path))]
 
 
 def _split(raw: bytes) -> Iterator[bytes]:
@@ -107,10 +106,10 @@ def _parsed(raw: bytes) -> dict | None:
     return values if are_numbers else None
 
 
-def _cut(path: Path, last_step: int) -> None:
+def _cut(path: Path, last_step: int) -> streams.Stream:
     """Cuts the lines of steps after `last_step` off, and a line that was cut short.
 
-    Lines before the cut stay byte by byte, damaged ones too.
+    Lines before the cut stay byte by byte, damaged ones too. Returns the file to continue.
     """
     lines = _lines(path)
     kept = [
@@ -121,9 +120,9 @@ def _cut(path: Path, last_step: int) -> None:
     before = lines[: kept[-1] + 1] if kept else []
     stays = [line.raw for line in before if not line.values or line.values["step"] <= last_step]
     if len(stays) < len(before):  # out of order, as no run writes them
-        storage.write(path, b"".join(stays))
-    elif path.exists():
-        os.truncate(path, sum(len(line.raw) for line in before))
+        file = streams.restart(path, b"".join(stays))
+    else:
+        file = streams.cut(path, sum(len(line.raw) for line in before))
     if before and not before[-1].raw.endswith(b"\n"):
-        with path.open("ab") as file:
-            file.write(b"\n")
+        file.write("\n")
+    return file

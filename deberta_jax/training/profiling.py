@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from deberta_jax import storage
+
 
 class Profiler:
     """Traces the steps that it is told of, into `profile` of a workdir; every process its own."""
@@ -24,7 +26,8 @@ class Profiler:
         first, last = self._bounds
         if not self._on and first <= step < last:
             jax.block_until_ready(pending)
-            jax.profiler.start_trace(str(self._folder))
+            self._writing = storage.writing_directory(self._folder)
+            jax.profiler.start_trace(str(self._writing.__enter__()))
             self._on = True
         elif self._on and step >= last:
             return self.stop(pending)
@@ -36,5 +39,6 @@ class Profiler:
             return ""
         jax.block_until_ready(pending)
         jax.profiler.stop_trace()
+        self._writing.__exit__(None, None, None)
         self._on = False
         return f"trace written: tensorboard --logdir={self._folder} (with the plug-in xprof)"

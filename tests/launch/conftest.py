@@ -9,9 +9,9 @@ RECIPES = ["deberta_v1_base", "deberta_v1_large", "deberta_v2_xlarge", "deberta_
 
 
 class Job:
-    """Names of everything, and the options that say them."""
+    """Names of everything, and the options that say them; in a bucket, or in one's mount."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, mount=None):
         draw = random.Random(seed)
 
         def word():
@@ -20,13 +20,15 @@ class Job:
         self.name, self.bucket, self.zone = f"{word()}-{draw.randrange(99)}", word(), word()
         self.project, self.image, self.cluster = word(), f"{word()}/{word()}", word()
         self.config = f"configs/{draw.choice(RECIPES)}.py"
-        self.workdir = f"/gcs/{word()}/{word()}"
+        where = f"gs://{self.bucket}" if mount is None else mount
+        self.workdir = f"{where}/{word()}/{word()}"
+        self.cache = f"{self.workdir.rpartition('/')[0]}/compiled"
         # Blanks, quotes and a dollar have to arrive as they are.
-        self.override = f'--config.data.corpus=/gcs/{word()} it\'s "$HOME"/*.jsonl'
+        self.override = f'--config.data.corpus={where}/{word()} it\'s "$HOME"/*.jsonl'
         self.named = [f"--name={self.name}"]
         self.located = [*self.named, f"--zone={self.zone}", f"--project={self.project}"]
         self.run = [f"--config={self.config}", f"--workdir={self.workdir}", self.override]
-        self.training = [*self.run, f"--bucket={self.bucket}"]
+        self.training = self.run if mount is None else [*self.run, f"--bucket={self.bucket}"]
         self.train = [f"--config={self.config}", f"--workdir={self.workdir}", "--distributed=auto"]
         self.train = ["-m", "deberta_jax.train", *self.train, self.override]
 
@@ -34,3 +36,9 @@ class Job:
 @pytest.fixture
 def job(seed):
     return Job(seed)
+
+
+@pytest.fixture
+def mounted(seed):
+    """A job in a mount, as it is made with --bucket."""
+    return Job(seed, "/gcs")

@@ -20,14 +20,17 @@ def cases(job, directory):
         yield "gke.sh", [verb, *pods, *cluster, "--slices=2", "--queue=q", "--spot"]
     for verb in ("create", "status", "delete"):
         yield "gke.sh", [verb, *pods, *cluster, "--xpk", f"--project={job.project}"]
-    for verb in ("launch", "status", "logs", "delete"):
-        yield "sky.sh", [verb, *job.named, "--tpu=v5p:4x4x4", *job.training, "--infra=gcp"]
-    yield "sky.sh", ["launch", *job.named, "--gpus=H100:8", "--nodes=2", *job.training]
+    if job.workdir.startswith("gs://"):
+        for verb in ("launch", "status", "logs", "delete"):
+            yield "sky.sh", [verb, *job.named, "--tpu=v5p:4x4x4", *job.training, "--infra=gcp"]
+        yield "sky.sh", ["launch", *job.named, "--gpus=H100:8", "--nodes=2", *job.training]
     slurm = ["--nodes=2", "--gpus-per-node=8", f"--config={job.config}", job.override]
     yield "slurm.sh", [*slurm, f"--workdir={directory}/run", "--time=1:00:00", "--sessions=4"]
 
 
-def test_what_is_printed_is_what_runs(job, tmp_path):
+@pytest.mark.parametrize("kind", ["job", "mounted"])
+def test_what_is_printed_is_what_runs(request, kind, tmp_path):
+    job = request.getfixturevalue(kind)
     notes = Notes(tmp_path, ["ACTIVE"] * 20)
     notes.environment["PYTHON"] = "python"
     for script, arguments in cases(job, tmp_path):

@@ -84,7 +84,8 @@ def valid(manifest) -> bool:
 
 
 @pytest.mark.parametrize("tpu", SIZES)
-def test_jobset(job, seed, tpu):
+def test_jobset(mounted, seed, tpu):
+    job = mounted
     draw = random.Random(seed)
     slices, restarts, spot = draw.randint(1, 9), draw.randint(1, 99), draw.random() < 0.5
     options = [f"--tpu={tpu}", f"--slices={slices}", f"--max-restarts={restarts}", "--queue=q"]
@@ -115,6 +116,20 @@ def test_jobset(job, seed, tpu):
     assert f'"{flags} ' in exported
 
 
+def test_jobset_in_a_bucket_mounts_nothing(job):
+    """Nothing of the mount is left, and compiled programs are kept beside the run."""
+    manifest = jobset(job, "--tpu=v5e:4x4")
+    assert valid(manifest)
+    assert "gcsfuse" not in str(manifest) and "/gcs" not in str(manifest)
+    pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert [mount["name"] for mount in container["volumeMounts"]] == ["memory"]
+    assert [volume["name"] for volume in pod["volumes"]] == ["memory"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert environment["JAX_COMPILATION_CACHE_DIR"] == job.cache
+    assert [*container["command"], *container["args"]] == ["python", *job.train]
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -138,7 +153,7 @@ def test_sky_job():
     job = yaml.safe_load((LAUNCH / "sky.yaml").read_text())
     jsonschema.validate(job, SKY)
     # What launch/sky.sh sets is what the job reads.
-    read = set(re.findall(r"\$\{?([A-Z]+)\b", job["run"] + str(job["file_mounts"])))
+    read = set(re.findall(r"\$\{?([A-Z]+)\b", job["run"] + str(job.get("file_mounts"))))
     assert read == set(job["envs"])
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(job | {"resources": {"spot": True}}, SKY)

@@ -29,16 +29,27 @@ def test_tpu_host(job):
     assert start[:2] == ["sudo", "systemd-run"]
     python = start.index(f"{ROOT}/.venv/bin/python")
     assert start[python + 1 :] == job.train
+    assert option(start[:python], "setenv=JAX_COMPILATION_CACHE_DIR") == job.cache
     flags = option(start[:python], "setenv=LIBTPU_INIT_ARGS")
     assert f'"{flags} ' in launch("xla_flags.sh", "v5e", "2").stdout
 
 
-def test_xpk(job):
+def test_xpk(mounted):
+    job = mounted
     arguments = [*job.named, "--xpk", "--cluster=c", "--zone=z", f"--image={job.image}"]
     (create,) = commands(printed("gke.sh", "create", *arguments, "--tpu=v5p:4x4x8", *job.training))
     assert shlex.split(option(create, "command")) == ["exec", "python", *job.train]
     assert option(create, "tpu-type") == "v5p-256"
     assert option(create, "storage") == job.bucket
+    assert f"--env=JAX_COMPILATION_CACHE_DIR={job.cache}" in create
+
+
+def test_xpk_in_a_bucket(job):
+    arguments = [*job.named, "--xpk", "--cluster=c", "--zone=z", f"--image={job.image}"]
+    (create,) = commands(printed("gke.sh", "create", *arguments, "--tpu=v5p:4x4x8", *job.training))
+    assert shlex.split(option(create, "command")) == ["exec", "python", *job.train]
+    assert not any(word.startswith("--storage") for word in create)
+    assert f"--env=JAX_COMPILATION_CACHE_DIR={job.cache}" in create
 
 
 @pytest.mark.parametrize("machines", [["--tpu=v6e:4x4"], ["--gpus=H100:8", "--nodes=2"]])
@@ -48,6 +59,7 @@ def test_sky(job, tmp_path, machines):
     settings = dict(
         word.removeprefix("--env=").split("=", 1) for word in command if word.startswith("--env=")
     )
+    assert settings["CACHE"] == job.cache
     notes = Notes(tmp_path)
     (tmp_path / ".venv/bin").mkdir(parents=True)
     shutil.copy(notes.tools / "python", tmp_path / ".venv/bin/python")
@@ -67,15 +79,19 @@ def test_sky(job, tmp_path, machines):
 
 def test_slurm(job, tmp_path):
     """The job as sbatch starts it: a copy of the script elsewhere, in the checkout."""
-    options = ["--nodes=2", "--gpus-per-node=4", f"--workdir={job.workdir}"]
-    text = printed("slurm.sh", *options, f"--config={job.config}", job.override)
+    logs = f"{tmp_path}/logs"
+    options = ["--nodes=2", "--gpus-per-node=4", f"--workdir={job.workdir}", f"--logs={logs}"]
+    own = {"JAX_COMPILATION_CACHE_DIR": ""}  # else a cache of the user's own is kept
+    text = printed("slurm.sh", *options, f"--config={job.config}", job.override, **own)
     mkdir, sbatch, export, srun = commands(text.replace("# in the job: ", ""))
     assert mkdir[0] == "mkdir" and sbatch[0] == "sbatch"
+    assert mkdir[-1] == logs and option(sbatch[:-5], "output").startswith(logs)
     assert option(sbatch, "ntasks-per-node") == option(sbatch[:-5], "gpus-per-node") == "4"
     script = sbatch.index(str(LAUNCH / "slurm.sh"))
     shutil.copy(sbatch[script], tmp_path / "slurm_script")
     notes = Notes(tmp_path)
-    environment = os.environ | notes.environment | {"SLURM_JOB_ID": "7", "XLA_FLAGS": "--own"}
+    environment = os.environ | notes.environment | own
+    environment |= {"SLURM_JOB_ID": "7", "XLA_FLAGS": "--own"}
     subprocess.run(
         ["bash", tmp_path / "slurm_script", *sbatch[script + 1 :]],
         cwd=option(sbatch, "chdir"),
@@ -86,6 +102,7 @@ def test_slurm(job, tmp_path):
     assert read(notes) == srun
     assert srun[-len(job.train) :] == job.train
     assert export[0] == "export" and "latency_hiding" in export[1]
+    assert export[2] == f"JAX_COMPILATION_CACHE_DIR={job.cache}"
 
 
 def test_train_knows_the_flags(job):

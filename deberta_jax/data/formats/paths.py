@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Iterator
 
+from deberta_jax import storage
 from deberta_jax.data import names
 from deberta_jax.errors import UserError
 
@@ -23,7 +24,7 @@ def _split(pieces: list[str]) -> Iterator[str]:
     while pieces:
         sizes = range(min(len(pieces), _COMMAS + 1), 0, -1)
         joined = {size: ",".join(pieces[:size]).strip() for size in sizes}
-        size = next((size for size in sizes if _is_file(joined[size])), 0)
+        size = next((size for size in sizes if storage.is_file(joined[size])), 0)
         if path := joined[size] if size else names.plain(joined[1]):
             yield path
         pieces = pieces[size or 1 :]
@@ -39,22 +40,20 @@ def matches(path: str, what: str) -> list[str]:
     Raises:
         UserError: there is no such file, or it is a folder, a pipe or the like.
     """
+    file = storage.user_path(path)
     path = os.path.expanduser(path)
-    if os.path.isfile(path):
+    if storage.is_file(path):
         return [path]
-    if os.path.isdir(path):
+    if storage.exists(path) and file.is_dir():
         raise UserError(f"{what} is a folder; name its files, for example {path}/**/*.jsonl")
-    if os.path.exists(path):
+    if storage.exists(path):
         raise UserError(
             f"{what} is a socket, a pipe or a device, and files are read more than once; "
             "write it to a file first"
         )
-    found = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
-    if not found:
+    matches = storage.files(path)
+    if not matches:
         fault = "matches no file" if glob.has_magic(path) else "does not exist"
-        raise UserError(f"{what} {fault} (seen from {os.getcwd()})")
-    return found
-
-
-def _is_file(path: str) -> bool:
-    return os.path.isfile(os.path.expanduser(path))
+        seen = "" if storage.is_url(path) else f" (seen from {os.getcwd()})"
+        raise UserError(f"{what} {fault}{seen}")
+    return matches

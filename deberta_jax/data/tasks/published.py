@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from deberta_jax import storage
 from deberta_jax.data.formats.json_text import listed
 from deberta_jax.data.formats.lines import text_lines
 from deberta_jax.errors import UserError
@@ -81,7 +82,7 @@ def questions(where: str, values: dict[str, Any]) -> Pairs:
 def mctest_answers(path: str) -> str | None:
     """The file of answers beside a file of MCTest's stories, if there is one."""
     answers = os.path.splitext(path)[0] + ".ans"
-    return answers if os.path.isfile(answers) else None
+    return answers if storage.is_file(answers) else None
 
 
 def mctest(path: str) -> Pairs:

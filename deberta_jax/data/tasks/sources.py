@@ -1,12 +1,11 @@
 """Where a task's examples are: files and TFDS data sets, to rows of named values."""
 
 import dataclasses
-import glob
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from deberta_jax import storage
 from deberta_jax.data import names as syntax
 from deberta_jax.data.compressed import COMPRESSED
 from deberta_jax.data.formats import conll, json_text, paths, tables
@@ -128,8 +127,7 @@ def _named(source: str) -> tuple[str, str]:
 
 
 def _is_there(path: str) -> bool:
-    path = os.path.expanduser(path)
-    return os.path.exists(path) or bool(glob.glob(path, recursive=True))
+    return storage.exists(path) or bool(storage.files(path))
 
 
 def _file(path: str, file_format: str, reading: Reading) -> Iterator[Row]:

@@ -147,6 +147,8 @@ def move(source: str, target: str, last: str) -> None:
     files, root = client(source), source.partition("://")[2]
     with one_line(source, "there is no such folder"):
         names = [name.removeprefix(root).lstrip("/") for name in files.find(source)]
+        if not names:
+            raise FileNotFoundError(source)
         others = [name for name in names if name != last and not name.endswith("/")]
         files.copy([f"{source}/{n}" for n in others], [f"{target}/{n}" for n in others])
         if last in names:

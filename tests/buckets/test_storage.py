@@ -6,8 +6,6 @@ import json
 import lzma
 import os
 import secrets
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,14 +13,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
-from deberta_jax import storage, streams
+import deberta_jax
+from deberta_jax import locks, storage, streams
 from deberta_jax.data.compressed import reading
 from deberta_jax.data.formats import paths
 from deberta_jax.data.packed_text import Sequence, open_records, write_records
-from deberta_jax.errors import UserError
+from deberta_jax.errors import PassingError, UserError
 from deberta_jax.sweeps import search
 from deberta_jax.sweeps.processes import Pool, Slot, claimed
 from deberta_jax.training.metrics import MetricWriter, read_metrics
+from tests import tiny_recipe
 
 
 def test_a_file_comes_back_and_is_replaced(bucket):
@@ -80,6 +80,38 @@ def test_a_local_copy_is_kept_until_the_bucket_changes(bucket, monkeypatch, tmp_
         storage.local_copy(f"{bucket}/none")
 
 
+def test_a_directory_moves_whole(bucket):
+    names = {"a", "last", "sub/b"}
+    for name in names:
+        storage.write(f"{bucket}/5/{name}", name)
+    storage.write(f"{bucket}/50/other", "stays")
+    storage.move_directory(storage.as_path(f"{bucket}/5"), f"{bucket}/set_aside/5", last="last")
+    assert not storage.as_path(f"{bucket}/5").exists()
+    assert storage.read_text(f"{bucket}/50/other") == "stays"
+    moved = storage.files(f"{bucket}/set_aside/5/**")
+    assert {name.removeprefix(f"{bucket}/set_aside/5/") for name in moved} == names
+    assert storage.read_text(f"{bucket}/set_aside/5/sub/b") == "sub/b"
+    with pytest.raises(UserError, match="there is no such folder"):
+        storage.move_directory(f"{bucket}/none", f"{bucket}/to", last="last")
+
+
+def test_one_process_at_a_time_is_in_a_directory(bucket):
+    quick = locks.Timing(renewal=0.05, lease=0.4, settling=0.05)
+    lock, seen = f"{bucket}/{locks.FILE}", set()
+    with locks.held(bucket, "sweep", quick):
+        refused = pytest.raises(PassingError, match="in use by another process")
+        with refused, locks.held(bucket, "sweep", quick):
+            pass
+        while len(seen) < 3:  # it is written anew
+            seen.add(storage.read_text(lock))
+    assert storage.children(bucket) == []
+    elsewhere = json.loads(seen.pop()) | {"machine": "another", "token": "another"}
+    storage.write_json(lock, elsewhere)
+    with locks.held(bucket, "sweep", quick):  # after a lease in which nobody wrote it
+        assert storage.read_json(lock)["token"] != "another"
+    assert storage.children(bucket) == []
+
+
 def test_a_directory_is_copied_both_ways(bucket, tmp_path):
     storage.write(f"{bucket}/tokenizer/spm.model", b"\x00\xff")
     storage.copy_directory(f"{bucket}/tokenizer", tmp_path / "tokenizer", last="spm.model")
@@ -125,15 +157,26 @@ def test_metrics_of_several_starts_are_one_stream(bucket, monkeypatch, part_byte
 
 def test_a_part_of_a_killed_start_is_no_part_of_the_stream(bucket):
     path = f"{bucket}/metrics.jsonl"
-    stream = streams.restart(path, "first\n")
+    stream = streams.restart(path, b"first\n")
     stream.write("second\n")
     stream.close()
-    assert streams.read(path) == "first\nsecond\n"
+    assert streams.read(path) == b"first\nsecond\n"
     storage.write(f"{path}.part-{100:016}", "stale\n")
-    assert streams.read(path) == "first\nsecond\n"
-    streams.restart(path, "third\n")
-    assert streams.read(path) == "third\n"
+    assert streams.read(path) == b"first\nsecond\n"
+    streams.cut(path, len("first\nsec")).close()
+    assert streams.read(path) == b"first\nsec"
     assert len(storage.children(bucket)) == 1
+
+
+def test_damaged_metrics_stay_and_later_ones_go(bucket):
+    workdir, path = storage.as_path(bucket), f"{bucket}/metrics.jsonl"
+    lines = [b'{"step": 1}\n', b"\xff damaged\n", b'{"step": 2}\n', b'{"step": 3}\n', b'{"st']
+    storage.write(path, b"".join(lines))
+    MetricWriter(workdir, 2).close()
+    assert streams.read(path) == b"".join(lines[:3])
+    storage.write(path, b"".join([lines[3], *lines[:3]]))
+    MetricWriter(workdir, 2).close()
+    assert streams.read(path) == b"".join(lines[:3])
 
 
 @pytest.mark.parametrize(
@@ -172,23 +215,23 @@ class _Refusing(BaseHTTPRequestHandler):
         pass
 
 
-def test_missing_credentials_are_one_line_status_2_and_nothing_is_written(tmp_path):
+def test_missing_credentials_are_one_line_status_2_and_nothing_is_written(monkeypatch, tmp_path):
     """Every door at once would be a process each; they share `storage.user_path`."""
+    filesystem = pytest.importorskip("gcsfs").GCSFileSystem
     server = HTTPServer(("127.0.0.1", 0), _Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = os.environ | {
-        "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{server.server_port}",
-        "HOME": str(tmp_path),
-    }
-    words = ["--config=quickstart", "--workdir=gs://private/run"]
-    done = subprocess.run(
-        [sys.executable, "-m", "deberta_jax.prepare", *words],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    server.shutdown()
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: gs://private: ")
-    assert "credentials" in done.stderr and "Anonymous caller" in done.stderr
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.chdir(tmp_path)
+    filesystem.clear_instance_cache()  # a client remembers where it connected
+    try:
+        with pytest.raises(UserError) as error:
+            deberta_jax.prepare(tiny_recipe.get_config(), "gs://private/run")
+    finally:
+        filesystem.clear_instance_cache()
+        server.shutdown()
+    line = str(error.value)
+    assert error.value.status == 2 and "\n" not in line and line.startswith("gs://private: ")
+    assert "credentials" in line and "Anonymous caller" in line
     assert os.listdir(tmp_path) == []
 
 
@@ -219,12 +262,12 @@ def test_a_sweep_in_a_bucket_is_alone_and_keeps_its_logs(gcs, seed):
     with claimed(workdir) as lock:
         with pytest.raises(UserError, match="is in use"), claimed(workdir):
             pass
-        pool = Pool([Slot()], lock, {"PYTHONPATH": ""})
-        pool.start("run", workdir / "run", ["--no-such-flag"])
+        pool = Pool([Slot()], lock, {"PYTHONHOME": os.devnull})  # no Python starts there
+        pool.start("run", workdir / "run", [])
         while not (ended := pool.ended()):
             time.sleep(0.1)
-    assert ended == [("run", 2)]
-    assert "no-such-flag" in storage.read_text(workdir / "run/log.txt")
-    assert storage.read_text(workdir / "run/failure.txt").startswith("exit status 2\n")
+    assert ended == [("run", 1)]
+    assert "Fatal Python error" in storage.read_text(workdir / "run/log.txt")
+    assert storage.read_text(workdir / "run/failure.txt").startswith("exit status 1\n")
     with pytest.raises(UserError, match="keeps its journal on a disk"):
         search._study(workdir, "tpe", "eval/loss", 0)

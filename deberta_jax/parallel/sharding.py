@@ -107,6 +107,18 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
     }
 
 
+def whole_on_devices(tree: Any, mesh: Mesh) -> Any:
+    """The host's scalars and arrays, whole on every device of the mesh; JAX's arrays stay."""
+    layout = replicated(mesh)
+
+    def place(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            return leaf
+        return jax.make_array_from_callback(np.shape(leaf), layout, lambda _: np.asarray(leaf))
+
+    return jax.tree.map(place, tree)
+
+
 def describe(abstract: Any, mesh: Mesh) -> str:
     """The rules, and every array of more than 64k elements that stays replicated."""
     lines = ["sharding rules: " + "; ".join(f"{axis} -> {_name(to)}" for axis, to in RULES)]

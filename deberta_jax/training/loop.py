@@ -129,7 +129,9 @@ def _step(
     shapes = tuple(rows.shape for rows in batch.values())
     trace = jax.profiler.StepTraceAnnotation("train", step_num=session.step)
     with recorder.throughput.dispatching(shapes), trace:
-        state, metrics = program.train_step(session.state, batch, seed, session.guard)
+        # Typed as the step's own results are, or the second step would be compiled anew.
+        guard = sharding.whole_on_devices(session.guard, program.mesh)
+        state, metrics = program.train_step(session.state, batch, seed, guard)
     for hook in hooks:
         hook.dispatched(session.step)
     session.advance(state, metrics["guard"])

@@ -202,3 +202,16 @@ def test_checkpoints_by_the_clock(tmp_path):
 def test_times_that_make_no_sense_are_refused(field):
     with pytest.raises(UserError, match=rf"train\.{field} is -1"):
         linear.config(**{field: -1})
+
+
+def test_the_step_is_traced_once(tmp_path, monkeypatch):
+    """The guard's state is of the host before the first step, and of the devices after it."""
+    traced, loss = [], linear.Line.loss
+
+    def counted(self, params, batch, weights, rng, train):
+        traced.append(train)
+        return loss(self, params, batch, weights, rng, train)
+
+    monkeypatch.setattr(linear.Line, "loss", counted)
+    linear.train(linear.config(steps=3), tmp_path)
+    assert traced.count(True) == 1

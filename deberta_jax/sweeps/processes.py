@@ -109,7 +109,8 @@ def _lock_file(workdir: Path) -> Path:
     if not storage.is_url(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         return workdir / "lock"
-    # A bucket has no file locks: this one is seen by the sweeps of this machine and user.
+    # A bucket has no file locks: this one is seen by the sweeps of this machine and user;
+    # `locks.held` keeps out all others.
     mark = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"deberta_jax_{os.getuid()}_{mark}.lock"
 

@@ -27,6 +27,12 @@ def s3():
         yield f"s3://{BUCKET}"
 
 
+@pytest.fixture
+def folder(gcs, seed):
+    """A folder of its own in one bucket, for what is made of calls that `bucket` tests."""
+    return f"{gcs}/{seed}"
+
+
 @pytest.fixture(params=["gcs", "s3"])
 def bucket(request, seed):
     """A folder of its own in a bucket."""

@@ -69,24 +69,24 @@ def test_damaged_ones_are_set_aside(written):
     assert names(workdir / checkpoints.SET_ASIDE / "3") == kept
 
 
-@pytest.mark.parametrize("killed", ["copying", "deleting"])
-def test_a_move_that_was_cut_short_is_undone(written, killed):
-    """The bucket copies a checkpoint that is to be written anew, and then deletes it."""
-    workdir, values = copied(written, killed), written[1]
+def test_moves_that_were_cut_short_are_undone(written):
+    """A bucket copies a checkpoint that is to be written anew, and then deletes it."""
+    workdir, values = copied(written, "cut_short"), written[1]
     folder = workdir / checkpoints.FOLDER
-    for file in storage.files(f"{os.fspath(folder)}/3/**"):
-        name = file.removeprefix(f"{os.fspath(folder)}/3/")
-        if killed == "deleting" or name != digests.COMMIT:
-            storage.write(folder / "3.replaced" / name, storage.read_bytes(file))
-    if killed == "deleting":
-        (folder / "3" / digests.COMMIT).unlink()
+    for step in (2, 3):
+        for file in storage.files(f"{os.fspath(folder)}/{step}/**"):
+            name = file.removeprefix(f"{os.fspath(folder)}/{step}/")
+            if step == 3 or name != digests.COMMIT:  # 2 was being copied
+                storage.write(folder / f"{step}.replaced" / name, storage.read_bytes(file))
+    (folder / "3" / digests.COMMIT).unlink()  # 3 was being deleted
     step, state, notes = restored(workdir)
     assert (step, notes) == (3, []) and names(folder) == {"1", "2", "3"}
     np.testing.assert_array_equal(state, values[3])
+    assert names(folder / "2") == names(folder / "3")
 
 
 def test_one_is_written_anew_and_the_old_one_goes(written):
-    workdir, values = copied(written, "anew"), written[1]
+    workdir, values = written
     with Checkpoints(workdir, keep=5) as opened:
         opened.of_run(RUN)
         opened.replace(3)

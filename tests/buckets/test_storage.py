@@ -141,9 +141,9 @@ def test_text_is_found_by_globs_and_read_as_it_is_compressed(bucket):
 
 
 @pytest.mark.parametrize("part_bytes", [100, 1 << 20])
-def test_metrics_of_several_starts_are_one_stream(bucket, monkeypatch, part_bytes):
+def test_metrics_of_several_starts_are_one_stream(folder, monkeypatch, part_bytes):
     monkeypatch.setattr(streams, "_PART_BYTES", part_bytes)
-    workdir, session = storage.as_path(bucket), 5
+    workdir, session = storage.as_path(folder), 5
     for start in (0, 3, 3):  # the last two lines of the first session come after its checkpoint
         writer = MetricWriter(workdir, start)
         for step in range(start + 1, start + 1 + session):
@@ -155,8 +155,8 @@ def test_metrics_of_several_starts_are_one_stream(bucket, monkeypatch, part_byte
     assert all(path.stat().length for path in storage.children(workdir / "tensorboard"))
 
 
-def test_a_part_of_a_killed_start_is_no_part_of_the_stream(bucket):
-    path = f"{bucket}/metrics.jsonl"
+def test_a_part_of_a_killed_start_is_no_part_of_the_stream(folder):
+    path = f"{folder}/metrics.jsonl"
     stream = streams.restart(path, b"first\n")
     stream.write("second\n")
     stream.close()
@@ -165,11 +165,11 @@ def test_a_part_of_a_killed_start_is_no_part_of_the_stream(bucket):
     assert streams.read(path) == b"first\nsecond\n"
     streams.cut(path, len("first\nsec")).close()
     assert streams.read(path) == b"first\nsec"
-    assert len(storage.children(bucket)) == 1
+    assert len(storage.children(folder)) == 1
 
 
-def test_damaged_metrics_stay_and_later_ones_go(bucket):
-    workdir, path = storage.as_path(bucket), f"{bucket}/metrics.jsonl"
+def test_damaged_metrics_stay_and_later_ones_go(folder):
+    workdir, path = storage.as_path(folder), f"{folder}/metrics.jsonl"
     lines = [b'{"step": 1}\n', b"\xff damaged\n", b'{"step": 2}\n', b'{"step": 3}\n', b'{"st']
     storage.write(path, b"".join(lines))
     MetricWriter(workdir, 2).close()

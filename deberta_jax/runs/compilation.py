@@ -107,11 +107,7 @@ def lower_step(config: Config, program: TrainProgram, objective: Objective) -> j
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), shapes
     )
     with sharding.on(program.mesh):
-        seed, whole = np.uint32(config.seed), sharding.replicated(program.mesh)
-        guard = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-            program.guard.initial(),
-        )
+        seed, guard = np.uint32(config.seed), program.guard.initial()
         return program.train_step.lower(program.abstract, batch, seed, guard)
 
 

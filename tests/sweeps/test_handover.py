@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from etils import epath
 
 from deberta_jax.errors import UserError
 from deberta_jax.schema import freeze
@@ -23,9 +24,13 @@ GKE = "gke.sh create --tpu=v5e:4x4 --image=i --bucket=b"
 
 @pytest.fixture
 def sweep(seed):
+    return some_runs(seed, Path("/gcs/sweeps/w"))
+
+
+def some_runs(seed, workdir, *overrides):
     """(runs, what gives a run's arguments); a corpus whose name has to arrive as it is."""
     corpus = f"""/gcs/{random.Random(seed).randrange(99)} it's "$HOME"/*.jsonl"""
-    file, runs, given = read(SWEEP, Path("/gcs/sweeps/w"), f"--config.data.corpus={corpus}")
+    file, runs, given = read(SWEEP, workdir, f"--config.data.corpus={corpus}", *overrides)
     return random.Random(seed).sample(runs, 3), lambda run: command_line(run, file, given)
 
 
@@ -65,8 +70,9 @@ def test_xpk_gets_a_workload_a_run(sweep, capfd, tmp_path):
     assert found == wanted(sweep)
 
 
-def test_sky_gets_a_job_a_run_and_none_waits_for_another(sweep, capfd, tmp_path):
-    text = handed("launch/sky.sh launch --tpu=v6e:4x4 --bucket=b", sweep, capfd, tmp_path)
+def test_sky_gets_a_job_a_run_and_none_waits_for_another(seed, capfd, tmp_path):
+    sweep = some_runs(seed, epath.Path("gs://b/sweeps/w"), "--config.data.dir=/gcs/data")
+    text = handed("launch/sky.sh launch --tpu=v6e:4x4", sweep, capfd, tmp_path)
     found = []
     for words in commands(text):
         assert "--detach-run" in words

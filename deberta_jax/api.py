@@ -136,11 +136,9 @@ def export(
         head_names: a masked LM's in the file: "cls.predictions", which every version of
             `transformers` reads, or "lm_predictions", as released.
     """
-    directories.require_writable(out, "export --out")
-    with locks.held(_path(out), "export"):
-        exporting.export(
-            _path(source), _path(out), onnx=onnx, max_length=max_length, head_names=head_names
-        )
+    exporting.export(
+        _path(source), _path(out), onnx=onnx, max_length=max_length, head_names=head_names
+    )
 
 
 def convert(
@@ -167,7 +165,7 @@ def _draw_curves(workdir: Path) -> None:
 def _checked(config: AnyConfig) -> Config:
     """The config, `data.dir` absolute: a run is opened from other working directories too."""
     checked = config if isinstance(config, Config) else schema.freeze(config)
-    if not checked.data.dir or "://" in checked.data.dir:
+    if not checked.data.dir or storage.is_url(checked.data.dir):
         return checked
     own = os.path.abspath(os.path.expanduser(checked.data.dir))
     return dataclasses.replace(checked, data=dataclasses.replace(checked.data, dir=own))

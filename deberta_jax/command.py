@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from deberta_jax import recipes, storage
-from deberta_jax.errors import UserError, system_error_in
+from deberta_jax.errors import UserError, reason, system_error_in
 from deberta_jax.parallel import absent_tpu, host_memory
 from deberta_jax.parallel import processes as distributed
 from deberta_jax.schema import Config, flatten, freeze, no_such_field
@@ -152,7 +152,7 @@ def _explain(error: Exception, arguments) -> str:
     for override in overrides:
         if override[1] in str(error):
             return f"{override[0]}: it must be of type {type(fields[override[1]]).__name__}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return reason(error)
 
 
 def _one_line(function):

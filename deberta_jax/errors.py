@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -43,6 +44,17 @@ _ADVICE = {
 }
 
 
+def reason(error: BaseException, most: int | None = None) -> str:
+    """The text of an exception as a part of a line, at most so long; without one, its kind."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def listed(names: Sequence[str], what: str = "", most: int = 3) -> str:
+    """The first of some names, and how many more ("tensors") there are."""
+    more = " ".join(filter(None, (f" and {len(names) - most} more", what)))
+    return f"{', '.join(names[:most])}{more if len(names) > most else ''}"
+
+
 def of_system(error: OSError, path: str = "") -> UserError:
     """An error of the system as one line: the path, what is wrong, and what would mend it.
 
@@ -50,10 +62,10 @@ def of_system(error: OSError, path: str = "") -> UserError:
         error: with the path that it is about, if the system told it.
         path: what was being read or written, where `error` does not tell.
     """
-    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    text = error.strerror or reason(error)
     where = error.filename if error.filename not in (None, "") else path
     where = os.fsdecode(where) if isinstance(where, (str, bytes)) else path
-    parts = [f"{reason[0].lower()}{reason[1:]}", _ADVICE.get(error.errno or 0, "")]
+    parts = [f"{text[0].lower()}{text[1:]}", _ADVICE.get(error.errno or 0, "")]
     kind = PassingError if error.errno in PASSING or _of_network(error) else UserError
     return kind(": ".join(filter(None, (where, "; ".join(filter(None, parts))))))
 

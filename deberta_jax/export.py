@@ -9,7 +9,7 @@ A masked LM's head is called `cls.predictions.*` in the file, as `transformers` 
 
 from absl import flags
 
-from deberta_jax import command, locks, storage
+from deberta_jax import command, storage
 from deberta_jax.errors import UserError
 from deberta_jax.interop.names import LM_HEAD_NAMES
 from deberta_jax.runs.exporting import export
@@ -21,8 +21,7 @@ def main(parsed) -> None:
     out = storage.user_path(parsed.out)
     options = {"onnx": parsed.onnx, "max_length": parsed.max_length}
     options["head_names"] = parsed.head_names
-    with locks.held(out, "export"):
-        exported = export(command.workdir(parsed), out, **options)
+    exported = export(command.workdir(parsed), out, **options)
     print(f"{exported} exported to {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
 
 

@@ -93,6 +93,13 @@ def is_file(path: PathLike) -> bool:
     return as_path(path).is_file() if is_url(path) else os.path.isfile(as_path(path))
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest above it at which there is something."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
 def absolute(path: PathLike) -> Path:
     """The path from the root on; a URL is that already."""
     return as_path(path) if is_url(path) else as_path(path).absolute()
@@ -140,8 +147,7 @@ def writing(path: PathLike) -> Iterator[Path]:
             yield Path(directory) / target.name
             _upload(Path(directory) / target.name, target)
         return
-    # A name of its own: two writers do not meet in one half-written file.
-    unfinished = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    unfinished = _beside(target)
     try:
         yield unfinished
         retried(lambda: unfinished.replace(target))
@@ -149,6 +155,11 @@ def writing(path: PathLike) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
+
+
+def _beside(target: Path) -> Path:
+    """A name of its own beside a file: two writers do not meet in one half-written file."""
+    return target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
 
 
 @contextlib.contextmanager
@@ -246,7 +257,7 @@ def create(path: PathLike, data: str) -> bool:
     with one_line(path):
         if is_url(target):
             return buckets.create(os.fspath(target), data)
-        unfinished = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+        unfinished = _beside(target)
         try:
             unfinished.write_text(data)
             os.link(unfinished, target)  # whole from the start; fails where the name is taken
@@ -391,9 +402,7 @@ def replacing(directory: PathLike, last: str, dropped: Sequence[str] = ()) -> It
             yield made
         return
     target = as_path(directory)
-    nearest = target
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
+    nearest = nearest_existing(target)
     _remove_abandoned(nearest, target.name)
     made = nearest / f".{target.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
     made.mkdir()

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from deberta_jax import storage
-from deberta_jax.errors import UserError
+from deberta_jax.errors import UserError, listed
 from deberta_jax.interop import pickled
 
 _SINGLE = "model.safetensors"
@@ -25,8 +25,6 @@ _INDEX = "model.safetensors.index.json"
 _SHARDS = "model-?????-of-?????.safetensors"
 # The first of these that is there is read.
 _NAMES = (_SINGLE, _INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
-# Names that a message lists.
-_NAMED = 3
 # Pre-training by replaced token detection leaves two models; neither is taken for the other.
 _HALVES = ("pytorch_model.discriminator.bin", "pytorch_model.generator.bin")
 
@@ -82,9 +80,7 @@ def check_finite(tensors: Mapping[str, np.ndarray], source: str) -> None:
     """Raises `UserError` where a tensor holds a NaN or an infinity: no model is made of it."""
     bad = [name for name, tensor in tensors.items() if not np.all(np.isfinite(tensor))]
     if bad:
-        more = f" and {len(bad) - _NAMED} more tensors" if len(bad) > _NAMED else ""
-        names = ", ".join(bad[:_NAMED])
-        raise UserError(f"{source} holds values that are not finite, in {names}{more}")
+        raise UserError(f"{source} holds values that are not finite, in {listed(bad, 'tensors')}")
 
 
 def write_tensors(

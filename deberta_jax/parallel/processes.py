@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from deberta_jax import locks, storage
-from deberta_jax.errors import PassingError, UserError
+from deberta_jax.errors import PassingError, UserError, reason
 
 FORMS = "off, auto, or HOST:PORT,PROCESSES,INDEX"
 # A process that is silent for so long is dead: a preempted host should not hold the rest for long.
@@ -96,9 +96,9 @@ def ending_at_once() -> Iterator[None]:
         if not jax.distributed.is_initialized():
             raise
         if isinstance(error, jax.errors.JaxRuntimeError) and _GONE.search(str(error)):
-            first = " ".join(str(error).split())[:200]
             print(
-                f"error: another process of the job is gone or cannot be reached ({first}); the "
+                "error: another process of the job is gone or cannot be reached "
+                f"({reason(error, 200)}); the "
                 "same command goes on from the last checkpoint",
                 file=sys.stderr,
             )

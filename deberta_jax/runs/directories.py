@@ -20,9 +20,9 @@ from deberta_jax.evaluation import finetuning_scores
 from deberta_jax.interop import files, orbax_params
 from deberta_jax.interop.rtd_files import holds_pair, holds_step_files
 from deberta_jax.interop.tokenizer_files import has_vocabulary
+from deberta_jax.training import checkpoints, digests
 
 CONFIG = "config.json"
-CHECKPOINTS = "checkpoints"
 _SEED = re.compile(r"seed_\d+")
 _STEP = re.compile(r"checkpoint-(\d+)")
 # Names that a message lists, at most.
@@ -170,11 +170,9 @@ def require_writable(path: str | os.PathLike, use: str) -> Found:
 
 def check_writable(path: Path, flag: str) -> None:
     """Raises `UserError` where the nearest directory above that exists cannot be written."""
-    if "://" in os.fspath(path):  # writing to a bucket tells
+    if storage.is_url(path):  # writing to a bucket tells
         return
-    nearest = path
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
+    nearest = storage.nearest_existing(path)
     if not nearest.is_dir():
         raise UserError(
             f"{flag}={path} cannot be written: {nearest} is {_special(nearest) or 'a file'}, "
@@ -193,7 +191,7 @@ def check_file(path: Path, flag: str) -> None:
         raise UserError(f"{flag}={path} is a directory; name a file in it")
     if special := _special(path):
         raise UserError(f"{flag}={path} is {special}; name a file")
-    if "://" not in os.fspath(path) and not path.parent.is_dir():
+    if not storage.is_url(path) and not path.parent.is_dir():
         raise UserError(f"{flag}={path}: there is no directory {path.parent}")
     check_writable(path.parent, flag)
 
@@ -219,13 +217,12 @@ def recognise(path: str | os.PathLike) -> Found:
 
 def _path(path: str | os.PathLike) -> Path:
     """A local path, or one of a bucket, which has the same calls."""
-    text = os.fspath(path)
-    return storage.user_path(text) if "://" in text else Path(text).expanduser()
+    return storage.user_path(path) if storage.is_url(path) else Path(path).expanduser()
 
 
 def _special(path: Path) -> str:
     """What a path is that is neither a file nor a directory; "" for those and for nothing."""
-    if "://" in os.fspath(path):
+    if storage.is_url(path):
         return ""
     try:
         mode = path.stat().st_mode
@@ -238,7 +235,7 @@ def _special(path: Path) -> str:
 
 def _run(path: Path, names: list[str]) -> Found | None:
     config = _own_config(path)
-    steps = _whole_steps(path / CHECKPOINTS)
+    steps = _whole_steps(path / checkpoints.FOLDER)
     if config is None:
         if not steps:
             return None
@@ -269,7 +266,7 @@ def _seeds(path: Path, names: list[str]) -> Found | None:
 
 def _step_or_steps(path: Path, names: list[str]) -> Found | None:
     """The folder of a run's checkpoints, or one of them."""
-    if path.name == CHECKPOINTS and _whole_steps(path):
+    if path.name == checkpoints.FOLDER and _whole_steps(path):
         return Found(path, Kind.STEPS, "the checkpoints of a run", path.parent)
     if {"state", "input", "clock"} <= set(names):
         return Found(path, Kind.STEPS, "one checkpoint of a run", path.absolute().parents[1])
@@ -358,10 +355,10 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _whole_steps(checkpoints: Path) -> list[int]:
+def _whole_steps(folder: Path) -> list[int]:
     """The steps whose checkpoints were written to their end."""
-    steps = (path for path in storage.children(checkpoints) if path.name.isdecimal())
-    return [int(path.name) for path in steps if (path / "commit_success.txt").is_file()]
+    steps = (path for path in storage.children(folder) if path.name.isdecimal())
+    return [int(path.name) for path in steps if (path / digests.COMMIT).is_file()]
 
 
 def _is_finetuning(config: dict[str, Any]) -> bool:

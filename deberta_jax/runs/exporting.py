@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from deberta_jax import locks
 from deberta_jax.errors import UserError
 from deberta_jax.interop import pretrained
 from deberta_jax.interop.names import LM_HEAD_NAMES, task_of_tensors
@@ -43,7 +44,7 @@ def export(
         head_names: a masked LM's in the file, one of `interop.names.LM_HEAD_NAMES`.
 
     Raises:
-        UserError: `source` is neither, or `out` cannot be written.
+        UserError: `source` is neither, `out` cannot be written, or another process is there.
     """
     found = directories.require(source, "export --onnx" if onnx else "export")
     directories.require_writable(out, "export --out")
@@ -51,12 +52,12 @@ def export(
         _check_onnx()
     if found.kind is not Kind.CHECKPOINT:
         run = open_run(found.path)
-        with model_folder(out) as folder:
+        with locks.held(out, "export"), model_folder(out) as folder:
             _export_run(run, folder, onnx, max_length, head_names)
         return f"step {run.step}"
     head = task_of_tensors(read_checkpoint(source).tensors)
     model, params = load_pretrained(source, head)
-    with model_folder(out, weights=False) as folder:
+    with locks.held(out, "export"), model_folder(out, weights=False) as folder:
         tokenizer_of(source).save(folder)
         write_graph(model, params, folder / GRAPH, max_length)
     return str(source)

@@ -7,7 +7,6 @@ is compared with it, before anything is written.
 import hashlib
 import json
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from deberta_jax import storage
 from deberta_jax.data.dataset import PreparedData
 from deberta_jax.data.tasks.encoded import Encoded
 from deberta_jax.errors import UserError
+from deberta_jax.training.identity import FILE, RUN, new_id, read
 
-FILE = "identity.json"
-RUN = "run"
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 # Digests, counts or settings by what they are of.
@@ -94,17 +92,6 @@ def differences(known: Identity, present: Identity) -> list[str]:
     ]
 
 
-def read(workdir: Path) -> dict[str, Any]:
-    """The identity of a workdir's run; {} where it has none yet, or was begun before there were."""
-    path = workdir / FILE
-    if not path.exists():
-        return {}
-    values = storage.read_json(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is damaged: it must hold an object; restore it")
-    return values
-
-
 def check(workdir: Path, present: Identity, advice: str) -> None:
     """Raises `UserError` where the workdir's run was started with something else.
 
@@ -128,7 +115,7 @@ def keep(workdir: Path, present: Identity, anew: bool = False) -> None:
         return
     known = read(workdir)
     kept = {} if anew else known
-    whole = {RUN: known.get(RUN, secrets.token_hex(8))} | dict(present) | kept
+    whole = {RUN: known.get(RUN, new_id())} | dict(present) | kept
     if whole != known:
         storage.write_json(workdir / FILE, whole)
 

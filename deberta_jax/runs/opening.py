@@ -21,8 +21,8 @@ from deberta_jax.parallel.mesh import MeshConfig, make_mesh
 from deberta_jax.runs import identity
 from deberta_jax.runs.directories import CONFIG, Kind, recognise
 from deberta_jax.schema import Config
-from deberta_jax.training.anomalies import check_finite
 from deberta_jax.training.checkpoints import Checkpoints
+from deberta_jax.training.finite import check_finite
 from deberta_jax.training.state import abstract_params
 
 # The folder of a run's tokenizer: its data's, or its checkpoint's where it is fine-tuned.

@@ -10,15 +10,12 @@ import numpy as np
 
 from deberta_jax import storage
 from deberta_jax.errors import UserError
-from deberta_jax.training.finite import not_finite
 from deberta_jax.training.guard import GuardState
 from deberta_jax.training.program import TrainProgram
 from deberta_jax.training.recorder import Recorder
 from deberta_jax.training.session import Session
 
 FOLDER = "anomalies"
-# Names that a message lists.
-_NAMED = 3
 
 
 class Diverged(UserError):
@@ -133,23 +130,6 @@ class Anomalies:
             "norms": self._recorder.named(metrics.get("norms", {})),
         }
         storage.write_json(folder / "report.json", jax.tree.map(_number, report))
-
-
-def check_finite(state: Any, source: str) -> None:
-    """Raises `UserError` where an array of the state holds a NaN or an infinity.
-
-    Args:
-        state: any tree of arrays.
-        source: where it comes from, for the message.
-    """
-    if names := not_finite(state):
-        raise UserError(f"{source} holds values that are not finite, in {listed(names)}")
-
-
-def listed(names: list[str]) -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more arrays" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def _number(value: Any) -> Any:

@@ -14,7 +14,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers, options
 
 from deberta_jax import storage
-from deberta_jax.errors import PassingError, UserError
+from deberta_jax.errors import PassingError, UserError, reason
 from deberta_jax.parallel import processes
 from deberta_jax.training import digests
 
@@ -168,7 +168,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            text = f"step {self._saving}: {_first_line(error)}"
+            text = f"step {self._saving}: {reason(error, 300)}"
         text = processes.agreed(text)
         if text:
             self._discard(self._saving)
@@ -215,7 +215,7 @@ class Checkpoints:
         try:
             save()
         except Exception as error:  # as above
-            text = f"step {self._saving}: {_first_line(error)}"
+            text = f"step {self._saving}: {reason(error, 300)}"
         return processes.agreed(text)
 
     def is_whole(self, step: int) -> bool:
@@ -333,7 +333,7 @@ class Checkpoints:
         try:
             return read()
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            raise self._unreadable(step, _first_line(error)) from error
+            raise self._unreadable(step, reason(error, 300)) from error
 
     def best(self) -> int | None:
         """The step of the best checkpoint, as the newest one has it (`training.best`)."""
@@ -397,7 +397,3 @@ def latest_step(workdir: Path) -> int | None:
     """The step of a workdir's newest whole checkpoint, found without opening it."""
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return checkpoints.latest()
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

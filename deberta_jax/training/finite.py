@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from deberta_jax.errors import UserError, listed
 from deberta_jax.parallel import sharding
 
 
@@ -28,6 +29,17 @@ def not_finite(tree: Any) -> list[str]:
     mesh = layout.mesh if isinstance(layout, NamedSharding) else None
     finite = np.asarray(_on(mesh)([leaf for _, leaf in leaves]))
     return [name for (name, _), is_finite in zip(leaves, finite, strict=True) if not is_finite]
+
+
+def check_finite(state: Any, source: str) -> None:
+    """Raises `UserError` where an array of the state holds a NaN or an infinity.
+
+    Args:
+        state: any tree of arrays.
+        source: where it comes from, for the message.
+    """
+    if names := not_finite(state):
+        raise UserError(f"{source} holds values that are not finite, in {listed(names, 'arrays')}")
 
 
 @functools.cache

@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 
+from deberta_jax.errors import listed
 from deberta_jax.training import signals, watchdog
-from deberta_jax.training.anomalies import Anomalies, Diverged, RollBack, listed
+from deberta_jax.training.anomalies import Anomalies, Diverged, RollBack
 from deberta_jax.training.clocked import Clocked
 from deberta_jax.training.config import GuardConfig, ProfileConfig
 from deberta_jax.training.finite import not_finite
@@ -110,7 +111,8 @@ class Guard(Hook):
         """Called before a state is saved: one that is not finite never is."""
         if names := not_finite(self._session.state):
             self._give_up(
-                f"the state after step {self._session.step} is not finite, in {listed(names)}"
+                f"the state after step {self._session.step} is not finite, in "
+                + listed(names, "arrays")
             )
 
     def _look(self) -> None:

@@ -10,7 +10,7 @@ from deberta_jax import storage
 from deberta_jax.errors import UserError
 from deberta_jax.parallel import processes
 
-# What else is in the file is not training's business.
+# What else is in the file is the business of `runs.identity`.
 FILE, RUN = "identity.json", "run"
 
 
@@ -27,8 +27,8 @@ def claim(workdir: Path, known: str = "") -> str:
     result = [""]
 
     def read_or_make() -> None:
-        values = _read(workdir / FILE)
-        result[0] = values.get(RUN) or known or secrets.token_hex(8)
+        values = read(workdir)
+        result[0] = values.get(RUN) or known or new_id()
         if RUN not in values:
             storage.write_json(workdir / FILE, {RUN: result[0]} | values)
 
@@ -36,7 +36,18 @@ def claim(workdir: Path, known: str = "") -> str:
     return processes.agreed(result[0] if jax.process_index() == 0 else "")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def new_id() -> str:
+    """The id of a run that begins."""
+    return secrets.token_hex(8)
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    """The identity of a workdir's run; {} where it has none yet, or was begun before there were.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = workdir / FILE
     if not path.exists():
         return {}
     values = storage.read_json(path)

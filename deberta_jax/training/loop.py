@@ -10,8 +10,9 @@ import numpy as np
 
 from deberta_jax.parallel import sharding
 from deberta_jax.training import summary, watchdog
-from deberta_jax.training.anomalies import Anomalies, RollBack, check_finite
+from deberta_jax.training.anomalies import Anomalies, RollBack
 from deberta_jax.training.config import ProfileConfig, TrainConfig
+from deberta_jax.training.finite import check_finite
 from deberta_jax.training.hooks import Hook, Measure, StepEvent, default_hooks
 from deberta_jax.training.metrics import last_held_out
 from deberta_jax.training.program import TrainProgram

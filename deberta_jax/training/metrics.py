@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from deberta_jax import storage, streams
+from deberta_jax.errors import listed
 from deberta_jax.training.events import summary_writer
 
 # Line numbers that a message lists.
@@ -55,24 +56,23 @@ def read_metrics(workdir: Path) -> list[dict]:
         if line.values is None and line.raw.endswith(b"\n")
     ]
     if damaged:
-        more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-        where = ", ".join(damaged[:_NAMED])
-        print(f"warning: {path}: left out, damaged: line {where}{more}", file=sys.stderr)
+        where = listed(damaged, most=_NAMED)
+        print(f"warning: {path}: left out, damaged: line {where}", file=sys.stderr)
     return [line.values for line in lines if line.values is not None]
 
 
 def held_out_at(workdir: Path, step: int) -> dict[str, float] | None:
     """The metrics ("eval/...") of the evaluation after `step`; None where there was none."""
-    lines = [x for x in read_metrics(workdir) if x["step"] == step and "eval/loss" in x]
-    if not lines:
-        return None
-    return {name: value for name, value in lines[-1].items() if name.startswith("eval/")}
+    return _last_evaluation(line for line in read_metrics(workdir) if line["step"] == step) or None
 
 
 def last_held_out(workdir: Path) -> dict[str, float]:
     """The metrics ("eval/...") of the last evaluation; none where there was none."""
-    evaluations = [line for line in read_metrics(workdir) if "eval/loss" in line]
-    last = evaluations[-1] if evaluations else {}
+    return _last_evaluation(read_metrics(workdir))
+
+
+def _last_evaluation(lines: Iterable[dict]) -> dict[str, float]:
+    last: dict = next(reversed([line for line in lines if "eval/loss" in line]), {})
     return {name: value for name, value in last.items() if name.startswith("eval/")}
 
 

@@ -92,8 +92,8 @@ class Session:
 
     def _begin(self) -> None:
         self.step = self.first_step = self.sample = 0
-        self.begun, self.productive, seconds = time.time(), 0.0, 0.0
-        self._started = time.monotonic() - seconds
+        self.begun, self.productive = time.time(), 0.0
+        self._started = time.monotonic()
 
     def _resume(self, restored: Restored) -> None:
         position, clock = restored.input, restored.clock

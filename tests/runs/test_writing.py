@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import deberta_jax
+from deberta_jax import locks
 from deberta_jax.errors import UserError
 from deberta_jax.interop import files
 from deberta_jax.runs.converting import convert
@@ -39,6 +40,15 @@ def contents(directory):
         for path in directory.rglob("*")
         if path.is_file()
     }
+
+
+def test_an_export_waits_for_no_other_process(out):
+    """The verb, the library's function and any other caller meet the same lock."""
+    with locks.held(out, "convert"):
+        before = contents(out)
+        with pytest.raises(UserError, match=r"in use by another process \(convert, process"):
+            deberta_jax.export(RUN, out)
+        assert contents(out) == before
 
 
 STALE = (
